@@ -1,0 +1,286 @@
+//! A checked topology: every name resolved, every default filled in, every quantity in its base unit.
+//!
+//! This is what the rest of Hopyard works with. The file format (what a person writes) lives in
+//! the private module `file`; nothing outside this crate sees it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::net::{Cidr, MacAddr};
+
+/// A whole lab, as one checked file describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Topology {
+    /// The lab's name: 1 to 32 characters of `[a-z0-9-]`.
+    pub name: String,
+    /// One line for people; shown by `vmm ls`.
+    pub description: Option<String>,
+    /// Seed of every random draw in the lab: same seed, same traffic, same fate.
+    pub seed: u64,
+    /// How the switch waits for deadlines.
+    pub timing: Timing,
+    /// In the order of the file.
+    pub nodes: Vec<Node>,
+    /// In the order of the file.
+    pub links: Vec<Link>,
+}
+
+/// How the switch trades processor time for exact delivery times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Timing {
+    /// Sleeps whenever it can.
+    Eco,
+    /// Sleeps when idle, polls under load.
+    #[default]
+    Balanced,
+    /// Spins the last stretch before every deadline.
+    Exact,
+}
+
+/// One node of the lab.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Unique in the lab: a host name label of 1 to 32 characters.
+    pub name: String,
+    /// What it is.
+    pub kind: NodeKind,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeKind {
+    /// `host` or `router`: a microVM with its own kernel.
+    Machine(Box<Machine>),
+    /// A learning switch inside the virtual switch.
+    Switch(SwitchNode),
+    /// Repeats every frame to every other port.
+    Hub,
+}
+
+/// Attributes of a learning switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SwitchNode {
+    /// An address not seen for this long is forgotten (IEEE 802.1D-2004 §7.9.2; default 300 s).
+    pub ageing: Duration,
+    /// Addresses it can hold; frames to addresses it cannot learn are flooded.
+    pub table_limit: u32,
+}
+
+/// A node with a kernel of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Machine {
+    /// A router forwards IPv4 and IPv6 (the matching sysctls are already in `sysctls`).
+    pub role: Role,
+    /// Guest memory in bytes, a multiple of 2 MiB.
+    pub memory: u64,
+    /// Virtual processors, 1 to 32.
+    pub vcpus: u8,
+    /// A kernel other than the lab's image; absolute.
+    pub kernel: Option<PathBuf>,
+    /// An erofs root other than the lab's image; absolute.
+    pub rootfs: Option<PathBuf>,
+    /// In the order of the file; the n-th is the n-th NIC on the PCI bus.
+    pub interfaces: Vec<Interface>,
+    /// Static routes.
+    pub routes: Vec<Route>,
+    /// Kernel settings by dotted name, applied in order.
+    pub sysctls: Vec<(String, String)>,
+    /// Files written before anything starts.
+    pub files: Vec<File>,
+    /// Shell commands started, in order, once the network is configured.
+    pub commands: Vec<String>,
+    /// FRR, if the node runs routing daemons.
+    pub frr: Option<Frr>,
+    /// What has to hold before the node counts as ready.
+    pub ready: Option<Ready>,
+    /// What happens when the guest ends.
+    pub on: EndPolicy,
+}
+
+/// Whether a machine forwards packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// An end host.
+    Host,
+    /// Forwards between its interfaces.
+    Router,
+}
+
+/// One NIC of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// The name inside the node: 1 to 15 characters (`IFNAMSIZ`).
+    pub name: String,
+    /// Unique in the lab; derived from lab, node and interface name unless given.
+    pub mac: MacAddr,
+    /// Bytes of the largest IP packet; 68 to 65535.
+    pub mtu: u16,
+    /// IPv4 and IPv6 addresses with their prefix lengths.
+    pub addresses: Vec<Cidr>,
+    /// Entries of each virtqueue: a power of two, 64 to 32768.
+    pub queue_size: u16,
+}
+
+/// A static route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The destination; `0.0.0.0/0` or `::/0` for `default`.
+    pub to: Cidr,
+    /// The next hop.
+    pub via: Option<IpAddr>,
+    /// The interface it leaves by.
+    pub dev: Option<String>,
+    /// Preference; lower wins.
+    pub metric: Option<u32>,
+}
+
+/// A file placed in a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Absolute path inside the node.
+    pub path: String,
+    /// Its text.
+    pub content: String,
+    /// Permission bits, as in `chmod`.
+    pub mode: u32,
+}
+
+/// The routing suite of a node: short forms and inline text are both resolved to this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frr {
+    /// Daemons to start, `zebra` first: `zebra`, `ospfd`, `ospf6d`, `ripd`, `ripngd`, `bgpd`, `isisd`, `staticd`, …
+    pub daemons: Vec<String>,
+    /// The integrated configuration, `frr.conf`.
+    pub config: String,
+}
+
+/// A readiness condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ready {
+    /// A shell command run inside the node, again and again until it exits with 0.
+    pub exec: String,
+    /// How long it may take before the launch fails.
+    pub timeout: Duration,
+}
+
+/// What to do when a guest ends, by the way it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndPolicy {
+    /// The guest switched itself off (default: end).
+    pub power_off: EndAction,
+    /// The guest asked for a reset (default: restart).
+    pub reboot: EndAction,
+    /// The guest's kernel panicked (default: end).
+    pub panic: EndAction,
+    /// The virtual processor shut down on a triple fault (default: end).
+    pub triple_fault: EndAction,
+}
+
+impl Default for EndPolicy {
+    fn default() -> Self {
+        Self {
+            power_off: EndAction::End,
+            reboot: EndAction::Restart,
+            panic: EndAction::End,
+            triple_fault: EndAction::End,
+        }
+    }
+}
+
+/// What becomes of a node whose guest has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndAction {
+    /// The node stays down; the rest of the lab goes on.
+    End,
+    /// The node boots again.
+    Restart,
+    /// The whole lab ends with an error.
+    EndLab,
+}
+
+/// A link between two ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Link {
+    /// `a:eth0--b:eth0` unless the file names it; unique.
+    pub name: String,
+    /// The two ends, in the order of the file.
+    pub ends: [Endpoint; 2],
+    /// `directions[0]` shapes `ends[0]` → `ends[1]`, `directions[1]` the way back.
+    pub directions: [Direction; 2],
+    /// When the sender's descriptor is completed.
+    pub completion: Completion,
+}
+
+/// One end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Index into [`Topology::nodes`].
+    pub node: usize,
+    /// For a machine the index into its `interfaces`; for a switch or hub the port number, from 0 in link order.
+    pub port: usize,
+}
+
+/// When the switch completes the descriptor of a frame it has taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Completion {
+    /// At once: the queue of the link is the bottleneck queue.
+    #[default]
+    Network,
+    /// At the end of its transmission, as a NIC of that rate does: the queue forms in the guest.
+    Nic,
+}
+
+/// The attributes of one direction of a link.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Direction {
+    /// Bit/s on the wire, overhead included; `None` is unlimited.
+    pub rate: Option<u64>,
+    /// Bytes added to every frame when its transmission time is reckoned (default 24: preamble 8, FCS 4, gap 12).
+    pub overhead: u32,
+    /// One-way propagation delay.
+    pub delay: Duration,
+    /// Probability that a frame is lost after transmission, 0 to 1.
+    pub loss: f64,
+    /// The queue before the transmitter.
+    pub queue: Queue,
+    /// Carrier.
+    pub up: bool,
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        Self {
+            rate: None,
+            overhead: 24,
+            delay: Duration::ZERO,
+            loss: 0.0,
+            queue: Queue::default(),
+            up: true,
+        }
+    }
+}
+
+/// The queue of one direction of a link.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queue {
+    /// How much may wait.
+    pub limit: Limit,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            limit: Limit::Packets(1000),
+        }
+    }
+}
+
+/// A queue limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Frames waiting, the one in transmission not counted.
+    Packets(u32),
+    /// Bytes of the frames waiting, without link overhead.
+    Bytes(u64),
+}

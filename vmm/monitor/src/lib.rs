@@ -1,0 +1,2 @@
+//! The KVM microVM monitor of Hopyard.
+#![warn(missing_docs)]

@@ -1,0 +1,2 @@
+//! The virtual switch.
+fn main() {}

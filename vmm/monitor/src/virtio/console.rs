@@ -409,3 +409,196 @@ impl MutEventSubscriber for Console {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use event_manager::{EventManager, SubscriberOps};
+    use std::sync::{Arc, Mutex};
+    use vm_memory::GuestAddress;
+
+    use super::super::testing::Driver;
+    use super::*;
+    use crate::memory::allocate;
+
+    const AREA: u64 = 0x20_0000;
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        path: std::path::PathBuf,
+        memory: GuestMemory,
+        manager: EventManager<Arc<Mutex<Console>>>,
+        drivers: [Driver; 4],
+        kicks: Vec<EventFd>,
+    }
+
+    fn bench() -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let memory = allocate(64 << 20).unwrap();
+        let (mut console, kicks) = Console::new("port", &path).unwrap();
+        let mut drivers = Vec::new();
+        let mut queues = Vec::new();
+        for number in 0..4 {
+            let (driver, queue) = Driver::new(&memory, 0x10_0000 + number * 0x1_0000);
+            drivers.push(driver);
+            queues.push(Some(queue));
+        }
+        console
+            .activate(Activation {
+                memory: memory.clone(),
+                features: F_MULTIPORT,
+                queues,
+            })
+            .unwrap();
+        let mut manager = EventManager::new().unwrap();
+        manager.add_subscriber(Arc::new(Mutex::new(console)));
+        Bench {
+            _folder: folder,
+            path,
+            memory,
+            manager,
+            drivers: drivers.try_into().unwrap(),
+            kicks,
+        }
+    }
+
+    impl Bench {
+        fn turn(&mut self) {
+            while self.manager.run_with_timeout(20).unwrap() > 0 {}
+        }
+
+        fn kick(&mut self, queue: u32) {
+            self.kicks[queue as usize].write(1).unwrap();
+            self.turn();
+        }
+
+        /// The driver sends a control message.
+        fn say(&mut self, event: u16, value: u16) {
+            let mut message = vec![0; 4];
+            message.extend(event.to_le_bytes());
+            message.extend(value.to_le_bytes());
+            self.memory
+                .write_slice(&message, GuestAddress(AREA))
+                .unwrap();
+            self.drivers[CONTROL_TX as usize].add(&[(AREA, 8, false)]);
+            self.kick(CONTROL_TX);
+        }
+
+        /// The driver receives a control message: event, value, what follows.
+        fn hear(&mut self) -> (u16, u16, Vec<u8>) {
+            self.drivers[CONTROL_RX as usize].add(&[(AREA + 0x1000, 64, true)]);
+            self.kick(CONTROL_RX);
+            let len = self.drivers[CONTROL_RX as usize].used().unwrap();
+            let mut bytes = vec![0; len as usize];
+            self.memory
+                .read_slice(&mut bytes, GuestAddress(AREA + 0x1000))
+                .unwrap();
+            (
+                u16::from_le_bytes([bytes[4], bytes[5]]),
+                u16::from_le_bytes([bytes[6], bytes[7]]),
+                bytes[8..].to_vec(),
+            )
+        }
+
+        fn open(&mut self) -> UnixStream {
+            let host = UnixStream::connect(&self.path).unwrap();
+            host.set_read_timeout(Some(std::time::Duration::from_secs(5)))
+                .unwrap();
+            self.turn();
+            assert_eq!(self.hear(), (PORT_OPEN, 1, vec![]));
+            self.say(PORT_OPEN, 1);
+            host
+        }
+    }
+
+    #[test]
+    fn port_is_announced_with_its_name() {
+        let mut bench = bench();
+        bench.say(DEVICE_READY, 1);
+        assert_eq!(bench.hear(), (PORT_ADD, 1, vec![]));
+        bench.say(PORT_READY, 1);
+        assert_eq!(bench.hear(), (PORT_NAME, 1, b"port".to_vec()));
+    }
+
+    #[test]
+    fn bytes_pass_both_ways_and_a_hang_up_is_told() {
+        let mut bench = bench();
+        let mut host = bench.open();
+
+        bench
+            .memory
+            .write_slice(b"from the guest", GuestAddress(AREA))
+            .unwrap();
+        bench.drivers[TX as usize].add(&[(AREA, 5, false), (AREA + 5, 9, false)]);
+        bench.kick(TX);
+        assert_eq!(bench.drivers[TX as usize].used(), Some(0));
+        let mut bytes = [0; 14];
+        host.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"from the guest");
+
+        host.write_all(b"from the host").unwrap();
+        for expected in ["from ", "the h", "ost"] {
+            bench.drivers[RX as usize].add(&[(AREA, 3, true), (AREA + 3, 2, true)]);
+            bench.kick(RX);
+            let len = bench.drivers[RX as usize].used().unwrap();
+            let mut bytes = vec![0; len as usize];
+            bench
+                .memory
+                .read_slice(&mut bytes, GuestAddress(AREA))
+                .unwrap();
+            assert_eq!(bytes, expected.as_bytes());
+        }
+
+        drop(host);
+        bench.turn();
+        assert_eq!(bench.hear(), (PORT_OPEN, 0, vec![]));
+        bench.open();
+    }
+
+    #[test]
+    fn a_host_that_does_not_read_holds_up_the_ring_and_loses_nothing() {
+        let mut bench = bench();
+        let mut host = bench.open();
+        let chunk = vec![7u8; 60_000];
+        bench
+            .memory
+            .write_slice(&chunk, GuestAddress(AREA))
+            .unwrap();
+        let mut sent = 0;
+        loop {
+            bench.drivers[TX as usize].add(&[(AREA, chunk.len() as u32, false)]);
+            bench.kick(TX);
+            sent += chunk.len();
+            if bench.drivers[TX as usize].used().is_none() {
+                break;
+            }
+            assert!(sent < 100 << 20, "the socket never filled up");
+        }
+        let mut received = 0;
+        let mut bytes = vec![0; 1 << 16];
+        while received < sent {
+            received += host.read(&mut bytes).unwrap();
+            bench.turn();
+        }
+        assert_eq!(received, sent);
+        assert_eq!(bench.drivers[TX as usize].used(), Some(0));
+    }
+
+    #[test]
+    fn hostile_chains_get_their_buffers_back() {
+        let mut bench = bench();
+        let _host = bench.open();
+        for chain in [
+            (u64::MAX - 3, 64, false),
+            (AREA, u32::MAX, false),
+            (AREA, 0, false),
+            (AREA, 64, true),
+        ] {
+            for queue in [TX, CONTROL_TX] {
+                bench.drivers[queue as usize].add(&[chain]);
+                bench.kick(queue);
+                assert_eq!(bench.drivers[queue as usize].used(), Some(0), "{chain:?}");
+            }
+        }
+    }
+}

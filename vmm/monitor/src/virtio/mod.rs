@@ -139,3 +139,6 @@ fn watch(ops: &mut EventOps, kicks: &[EventFd]) {
         }
     }
 }
+
+#[cfg(test)]
+mod testing;

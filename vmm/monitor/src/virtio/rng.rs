@@ -116,3 +116,31 @@ impl MutEventSubscriber for Rng {
         super::watch(ops, &self.kicks);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Driver;
+    use super::*;
+    use crate::memory::allocate;
+    use vm_memory::GuestAddress;
+
+    #[test]
+    fn gives_random_bytes_and_no_more_than_fit() {
+        let memory = allocate(64 << 20).unwrap();
+        let (mut rng, _kicks) = Rng::new().unwrap();
+        let (mut driver, queue) = Driver::new(&memory, 0x10_0000);
+        rng.active = Some((memory.clone(), queue));
+        for (chain, expected) in [
+            ((0x20_0000, 64, true), 64),
+            ((0x20_0000, 1 << 30, true), REQUEST as u32),
+            ((0x20_0000, 64, false), 0),
+            ((u64::MAX - 3, 64, true), 0),
+        ] {
+            driver.add(&[chain]);
+            rng.serve();
+            assert_eq!(driver.used(), Some(expected), "{chain:?}");
+        }
+        let bytes: [u8; 32] = memory.read_obj(GuestAddress(0x20_0000)).unwrap();
+        assert_ne!(bytes, [0; 32]);
+    }
+}

@@ -7,6 +7,7 @@ mod check;
 mod de;
 mod document;
 mod file;
+mod host;
 mod load;
 pub mod model;
 pub mod net;

@@ -6,12 +6,13 @@ mod machine;
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
-use std::path::{self, PathBuf};
+use std::path;
 
 use crate::document::{Document, Path, Step, Target};
 use crate::file;
+use crate::host::Folder;
 use crate::model::{self, NodeKind, Timing, Topology};
-use crate::quantity::{Size, Time};
+use crate::quantity::Time;
 use crate::report::{Diagnostic, Severity};
 
 /// Collects what is found, with places in the document.
@@ -103,8 +104,7 @@ pub struct Resolved {
 /// What all parts of the resolution share.
 struct Resolver<'a> {
     lab: &'a file::Lab,
-    /// Paths in the file are relative to this.
-    base: PathBuf,
+    folder: Folder,
     findings: Findings<'a>,
     out: Resolved,
     /// MAC addresses the file gives, with their places.
@@ -115,7 +115,7 @@ struct Resolver<'a> {
 pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Resolved {
     let mut resolver = Resolver {
         lab,
-        base: file.parent().map(PathBuf::from).unwrap_or_default(),
+        folder: Folder::of(file),
         findings,
         out: Resolved {
             topology: Topology {
@@ -239,45 +239,5 @@ impl Resolver<'_> {
             ageing: ageing.map(|time| time.0).unwrap_or_default(),
             table_limit: table_limit.unwrap_or_default() as u32,
         })
-    }
-
-    /// A path of the host, made absolute; `None` after an error.
-    fn host_path(&mut self, text: &str, path: &Path) -> Option<PathBuf> {
-        if text.is_empty() {
-            self.findings
-                .error(path, "the path is empty", "name a file");
-            return None;
-        }
-        match path::absolute(self.base.join(text)) {
-            Ok(absolute) => Some(absolute),
-            Err(error) => {
-                self.findings
-                    .error(path, format!("`{text}` is not a path: {error}"), "");
-                None
-            }
-        }
-    }
-
-    /// A text file of the host; `None` after an error.
-    fn host_text(&mut self, text: &str, path: &Path) -> Option<String> {
-        const MOST: u64 = 1 << 20;
-        let name = self.host_path(text, path)?;
-        let content = std::fs::metadata(&name).and_then(|metadata| {
-            if metadata.len() > MOST {
-                return Err(std::io::Error::other(format!("larger than {}", Size(MOST))));
-            }
-            std::fs::read_to_string(&name)
-        });
-        match content {
-            Ok(content) => Some(content),
-            Err(error) => {
-                self.findings.error(
-                    path,
-                    format!("cannot read {}: {error}", name.display()),
-                    "paths are relative to the topology file; the file must be UTF-8 text",
-                );
-                None
-            }
-        }
     }
 }

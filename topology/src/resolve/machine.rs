@@ -324,7 +324,7 @@ impl Resolver<'_> {
     }
 
     fn optional_path(&mut self, written: Option<&str>, path: &Path) -> Option<PathBuf> {
-        written.and_then(|text| self.host_path(text, path))
+        written.and_then(|text| self.folder.absolute(text, path, &mut self.findings))
     }
 
     fn sysctls(
@@ -397,7 +397,7 @@ impl Resolver<'_> {
     fn file_content(&mut self, details: &file::FileDetails, path: &Path) -> Option<String> {
         match (&details.content, &details.from) {
             (Some(content), None) => Some(content.clone()),
-            (None, Some(from)) => self.host_text(from, &path.at("from")),
+            (None, Some(from)) => self.folder.read(from, &path.at("from"), &mut self.findings),
             (None, None) if self.findings.document.lost_any(path) => None,
             _ => {
                 self.findings.error(

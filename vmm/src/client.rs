@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 
-use crate::api::types::{Event, Lab, Node, Problem};
+use crate::api::types::{Event, Lab, Problem};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 
@@ -73,11 +73,6 @@ impl Client {
     /// The lab and its nodes.
     pub async fn lab(&self) -> Result<Lab, Failure> {
         self.json("/v1/lab").await
-    }
-
-    /// The nodes.
-    pub async fn nodes(&self) -> Result<Vec<Node>, Failure> {
-        self.json("/v1/nodes").await
     }
 
     /// Asks the lab to end.

@@ -22,7 +22,8 @@ const FORMAT: u32 = 1;
 #[derive(Debug, Deserialize)]
 struct Manifest {
     format: u32,
-    protocol: u32,
+    /// Of the agent in it; it says so itself when it boots.
+    protocol: Option<u32>,
 }
 
 /// Finds the image in `folder`, or the current one of the cache.
@@ -72,13 +73,15 @@ fn load(folder: &Path) -> Result<Image, Failure> {
         )
         .help(build));
     }
-    if manifest.protocol != agent_protocol::VERSION {
+    if let Some(protocol) = manifest
+        .protocol
+        .filter(|&version| version != agent_protocol::VERSION)
+    {
         return Err(Failure::new(
             Code::Host,
             format!(
-                "the guest image at {} speaks version {} of the agent protocol, this vmm version {}",
+                "the guest image at {} speaks version {protocol} of the agent protocol, this vmm version {}",
                 folder.display(),
-                manifest.protocol,
                 agent_protocol::VERSION
             ),
         )

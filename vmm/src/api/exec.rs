@@ -145,7 +145,7 @@ impl Output<'_> {
             .is_ok()
         {
             // The client has taken it, as far as the socket's buffer goes: its window opens again.
-            self.exec.grant(data.len() as u32).await;
+            self.exec.grant(data.len()).await;
         }
     }
 }
@@ -163,7 +163,7 @@ async fn take(mut requests: SplitStream<WebSocket>, exec: &Exec, window: &Atomic
                 exec.stdin(&data).await;
             }
             Message::Text(text) => match serde_json::from_str(&text) {
-                Ok(ExecRequest::StdinEnd) => exec.stdin_end().await,
+                Ok(ExecRequest::StdinEnd) => exec.stdin(&[]).await,
                 Ok(ExecRequest::Signal { signal }) => exec.signal(signal).await,
                 Ok(ExecRequest::Resize { size }) => exec.resize(size).await,
                 Ok(ExecRequest::Start { .. }) | Err(_) => return,
@@ -176,7 +176,7 @@ async fn take(mut requests: SplitStream<WebSocket>, exec: &Exec, window: &Atomic
 
 /// Ends a command whose client has gone, as a terminal does that is closed; its output is nobody's.
 async fn hang_up(exec: &Exec, mut events: UnboundedReceiver<ExecEvent>) {
-    exec.stdin_end().await;
+    exec.stdin(&[]).await;
     exec.signal(SIGHUP).await;
     if tokio::time::timeout(PATIENCE, drain(exec, &mut events))
         .await
@@ -190,7 +190,7 @@ async fn hang_up(exec: &Exec, mut events: UnboundedReceiver<ExecEvent>) {
 async fn drain(exec: &Exec, events: &mut UnboundedReceiver<ExecEvent>) {
     while let Some(event) = events.recv().await {
         if let ExecEvent::Stdout(data) | ExecEvent::Stderr(data) = event {
-            exec.grant(data.len() as u32).await;
+            exec.grant(data.len()).await;
         }
     }
 }

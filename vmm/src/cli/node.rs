@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use monitor::NodeConfig;
 
 use crate::failure::{Code, Failure};
 
@@ -17,12 +18,21 @@ pub struct NodeArgs {
 }
 
 pub fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
-    Err(Failure::new(
-        Code::Host,
-        format!(
-            "cannot run {}: this vmm was built without the KVM monitor",
-            args.config.display()
-        ),
-    )
-    .help("use --engine qemu"))
+    let bad = |error: &dyn std::fmt::Display| {
+        Failure::new(Code::Usage, format!("{}: {error}", args.config.display()))
+    };
+    let text = if args.config.as_os_str() == "-" {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(&args.config)
+    };
+    let config: NodeConfig =
+        serde_json::from_str(&text.map_err(|error| bad(&error))?).map_err(|error| bad(&error))?;
+    match monitor::run(&config) {
+        Ok(_end) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(Failure::new(
+            Code::General,
+            format!("node {}: {error}", config.name),
+        )),
+    }
 }

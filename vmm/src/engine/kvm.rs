@@ -2,11 +2,12 @@
 
 use std::process::Stdio;
 
+use monitor::NodeConfig;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
-use super::{Guest, NodeConfig, SpawnError, start};
+use super::{Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::lab::children::LastWords;
 

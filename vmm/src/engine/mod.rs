@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use monitor::NodeConfig;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -152,40 +152,4 @@ fn start(command: Command) -> Result<(Child, u32), SpawnError> {
         Ok((child, pid))
     };
     start(command).map_err(|error| SpawnError { program, error })
-}
-
-/// What the engine is told about a machine. Paths are absolute.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NodeConfig {
-    /// The node's name, for messages.
-    pub name: String,
-    /// The kernel.
-    pub kernel: PathBuf,
-    /// A read-only disk image, the guest's `/dev/vda`.
-    pub rootfs: PathBuf,
-    /// Guest memory in bytes.
-    pub memory: u64,
-    /// Virtual processors.
-    pub vcpus: u8,
-    /// In PCI order.
-    pub nics: Vec<NicConfig>,
-    /// Where the engine listens for the host end of the guest's agent port.
-    pub agent_socket: PathBuf,
-    /// Receives what the guest writes to its serial port; bounded.
-    pub serial_log: PathBuf,
-}
-
-/// One NIC: a port of the virtual switch.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NicConfig {
-    /// The switch's listening vhost-user socket.
-    pub socket: PathBuf,
-    /// `02:00:00:00:00:01`.
-    pub mac: String,
-    /// Bytes of the largest IP packet.
-    pub mtu: u16,
-    /// Entries of each virtqueue.
-    pub queue_size: u16,
 }

@@ -5,13 +5,18 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use agent_protocol::{INITIAL_WINDOW, Kind, MAX_PAYLOAD, ToAgent, ToHost, WindowSize};
+use agent_protocol::{
+    Incoming, Kind, MAX_STREAM, ProtocolError, ReceiveWindow, Receiver, ToAgent, ToHost,
+    WindowError, WindowSize, encode_control, encode_credit, encode_data,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
-/// Frames waiting for the guest to take them.
+/// Messages waiting for the guest to take them.
 const OUTBOX: usize = 64;
+/// Bytes taken from the socket at once.
+const BUFFER: usize = 16 << 10;
 
 /// The host's end; clones share the connection.
 #[derive(Debug, Clone)]
@@ -30,8 +35,8 @@ struct Streams {
 #[derive(Debug)]
 struct Stream {
     events: mpsc::UnboundedSender<ExecEvent>,
-    /// Bytes of output the agent may still send; bounds what waits in `events`.
-    window: u64,
+    /// Bounds what waits in `events`.
+    window: ReceiveWindow,
 }
 
 /// What an agent says about a running command. The end of events without a last word means that the agent is gone.
@@ -60,9 +65,12 @@ pub enum AgentError {
     /// The stream ended or could not be read.
     #[error("the connection to the agent broke: {0}")]
     Io(#[from] std::io::Error),
-    /// A frame made no sense.
+    /// What it sent made no sense.
     #[error("the agent broke the protocol: {0}")]
-    Protocol(String),
+    Protocol(#[from] ProtocolError),
+    /// It sent more than it was allowed to.
+    #[error("the agent broke the protocol: {0}")]
+    Window(#[from] WindowError),
 }
 
 /// A running command.
@@ -101,13 +109,15 @@ impl Agent {
 
     /// Sends a control message. It is lost if the connection ends, which its owner learns anyway.
     pub async fn send(&self, message: &ToAgent) {
-        if let Ok(payload) = serde_json::to_vec(message) {
-            self.frame(Kind::Control, 0, &payload).await;
+        let mut frames = Vec::new();
+        // Too long it cannot be: descriptions are checked when they are made, commands by the API.
+        if encode_control(&mut frames, message).is_ok() {
+            self.post(frames).await;
         }
     }
 
-    async fn frame(&self, kind: Kind, stream: u32, payload: &[u8]) {
-        let _ = self.outbox.send(encode(kind, stream, payload)).await;
+    async fn post(&self, frames: Vec<u8>) {
+        let _ = self.outbox.send(frames).await;
     }
 
     /// Starts a command; `None` if the connection has ended.
@@ -134,16 +144,11 @@ impl Agent {
 }
 
 impl Exec {
-    /// Bytes for its standard input, within the window.
+    /// Bytes for its standard input, within the window; none are its end.
     pub async fn stdin(&self, data: &[u8]) {
-        for chunk in data.chunks(MAX_PAYLOAD) {
-            self.agent.frame(Kind::Stdin, self.stream, chunk).await;
-        }
-    }
-
-    /// End of its standard input.
-    pub async fn stdin_end(&self) {
-        self.agent.frame(Kind::Stdin, self.stream, &[]).await;
+        let mut frames = Vec::new();
+        encode_data(&mut frames, Kind::Stdin, self.stream, data);
+        self.agent.post(frames).await;
     }
 
     /// A signal for its process group.
@@ -158,15 +163,17 @@ impl Exec {
         self.agent.send(&ToAgent::Resize { stream, size }).await;
     }
 
-    /// Output has been passed on: the agent may send as much again.
-    pub async fn grant(&self, bytes: u32) {
-        // Counted first: the agent may use the credit before this task runs again.
-        if let Some(stream) = lock(&self.agent.streams).open.get_mut(&self.stream) {
-            stream.window += u64::from(bytes);
+    /// So many bytes of output have been passed on: the agent may send as many again.
+    pub async fn grant(&self, bytes: usize) {
+        let credit = lock(&self.agent.streams)
+            .open
+            .get_mut(&self.stream)
+            .and_then(|stream| stream.window.consumed(bytes));
+        if let Some(credit) = credit {
+            let mut frame = Vec::new();
+            encode_credit(&mut frame, self.stream, credit);
+            self.agent.post(frame).await;
         }
-        self.agent
-            .frame(Kind::Credit, self.stream, &bytes.to_le_bytes())
-            .await;
     }
 }
 
@@ -176,54 +183,65 @@ impl Streams {
             return None;
         }
         loop {
-            self.last = if self.last >= 0xff_ffff {
+            self.last = if self.last >= MAX_STREAM {
                 1
             } else {
                 self.last + 1
             };
             if !self.open.contains_key(&self.last) {
-                let window = u64::from(INITIAL_WINDOW);
+                let window = ReceiveWindow::default();
                 self.open.insert(self.last, Stream { events, window });
                 return Some(self.last);
             }
         }
     }
 
-    fn output(&mut self, stream: u32, length: usize, event: ExecEvent) -> Result<(), AgentError> {
-        let open = self.stream(stream)?;
-        open.window = open.window.checked_sub(length as u64).ok_or_else(|| {
-            AgentError::Protocol(format!(
-                "stream {stream} has more output than its window allows"
-            ))
-        })?;
-        // The command's client may be gone.
-        let _ = open.events.send(event);
-        Ok(())
+    fn take(&mut self, message: Incoming<ToHost>) -> Result<Option<ToHost>, AgentError> {
+        match message {
+            Incoming::Control(ToHost::ExecFailed {
+                stream,
+                message,
+                status,
+            }) => {
+                self.finish(stream, ExecEvent::Failed { message, status });
+            }
+            Incoming::Control(ToHost::Exited { stream, status }) => {
+                self.finish(stream, ExecEvent::Exited(status));
+            }
+            Incoming::Control(message) => return Ok(Some(message)),
+            Incoming::Data {
+                kind,
+                stream,
+                bytes,
+            } => {
+                if let Some(open) = self.open.get_mut(&stream) {
+                    open.window.received(bytes.len())?;
+                    let event = match kind {
+                        Kind::Stderr => ExecEvent::Stderr(bytes),
+                        _ => ExecEvent::Stdout(bytes),
+                    };
+                    // The command's client may be gone.
+                    let _ = open.events.send(event);
+                }
+            }
+            Incoming::Credit { stream, bytes } => {
+                if let Some(open) = self.open.get(&stream) {
+                    let _ = open.events.send(ExecEvent::Credit(bytes));
+                }
+            }
+        }
+        Ok(None)
     }
 
-    fn stream(&mut self, stream: u32) -> Result<&mut Stream, AgentError> {
-        self.open
-            .get_mut(&stream)
-            .ok_or_else(|| AgentError::Protocol(format!("there is no stream {stream}")))
-    }
-
-    fn finish(&mut self, stream: u32, last: ExecEvent) -> Result<(), AgentError> {
-        let _ = self.stream(stream)?.events.send(last);
-        self.open.remove(&stream);
-        Ok(())
+    fn finish(&mut self, stream: u32, last: ExecEvent) {
+        if let Some(open) = self.open.remove(&stream) {
+            let _ = open.events.send(last);
+        }
     }
 }
 
 fn lock(streams: &Mutex<Streams>) -> MutexGuard<'_, Streams> {
     streams.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn encode(kind: Kind, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(8 + payload.len());
-    frame.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    frame.extend_from_slice(&(stream | (kind as u32) << 24).to_le_bytes());
-    frame.extend_from_slice(payload);
-    frame
 }
 
 async fn write(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Vec<u8>>) -> AgentError {
@@ -236,75 +254,47 @@ async fn write(mut to: impl AsyncWrite + Unpin, mut frames: mpsc::Receiver<Vec<u
 }
 
 async fn read(
-    mut from: impl AsyncRead + Unpin,
+    from: impl AsyncRead + Unpin,
     streams: &Mutex<Streams>,
     control: &mpsc::Sender<ToHost>,
 ) -> AgentError {
-    loop {
-        if let Err(error) = read_frame(&mut from, streams, control).await {
-            return error;
-        }
+    match read_all(from, streams, control).await {
+        Ok(()) => std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into(),
+        Err(error) => error,
     }
 }
 
-async fn read_frame(
-    from: &mut (impl AsyncRead + Unpin),
+async fn read_all(
+    mut from: impl AsyncRead + Unpin,
     streams: &Mutex<Streams>,
     control: &mpsc::Sender<ToHost>,
 ) -> Result<(), AgentError> {
-    let length = from.read_u32_le().await? as usize;
-    let word = from.read_u32_le().await?;
-    let (stream, kind) = (word & 0xff_ffff, (word >> 24) as u8);
-    if length > MAX_PAYLOAD {
-        return Err(AgentError::Protocol(format!("a frame of {length} bytes")));
-    }
-    let mut payload = vec![0; length];
-    from.read_exact(&mut payload).await?;
-    if kind == Kind::Control as u8 {
-        let message: ToHost = serde_json::from_slice(&payload)
-            .map_err(|error| AgentError::Protocol(format!("a control message: {error}")))?;
-        return match message {
-            ToHost::ExecFailed {
-                stream,
-                message,
-                status,
-            } => lock(streams).finish(stream, ExecEvent::Failed { message, status }),
-            ToHost::Exited { stream, status } => {
-                lock(streams).finish(stream, ExecEvent::Exited(status))
-            }
-            other => {
-                // The owner has closed its end only if it drops the connection too.
-                let _ = control.send(other).await;
-                Ok(())
-            }
-        };
-    }
-    if kind == Kind::Stdout as u8 {
-        lock(streams).output(stream, length, ExecEvent::Stdout(payload))
-    } else if kind == Kind::Stderr as u8 {
-        lock(streams).output(stream, length, ExecEvent::Stderr(payload))
-    } else if kind == Kind::Credit as u8 {
-        let bytes = payload
-            .try_into()
-            .map(u32::from_le_bytes)
-            .map_err(|_| AgentError::Protocol("a credit that is no number".to_owned()))?;
-        // Credit may cross the end of its command.
-        if let Some(open) = lock(streams).open.get(&stream) {
-            let _ = open.events.send(ExecEvent::Credit(bytes));
+    let mut receiver = Receiver::new();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return Ok(());
         }
-        Ok(())
-    } else {
-        Err(AgentError::Protocol(format!("a frame of kind {kind}")))
+        receiver.push(&buffer[..length]);
+        while let Some(message) = receiver.next()? {
+            let message = lock(streams).take(message)?;
+            if let Some(message) = message {
+                // The owner has closed its end only if it drops the connection too.
+                let _ = control.send(message).await;
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent_protocol::ExitStatus;
+    use agent_protocol::{ExitStatus, INITIAL_WINDOW, MAX_PAYLOAD};
 
     struct Peer {
         socket: UnixStream,
+        receiver: Receiver<ToAgent>,
         agent: Agent,
         control: mpsc::Receiver<ToHost>,
         ended: tokio::task::JoinHandle<AgentError>,
@@ -317,6 +307,7 @@ mod tests {
         let ended = tokio::spawn(connection);
         Peer {
             socket,
+            receiver: Receiver::new(),
             agent,
             control,
             ended,
@@ -325,23 +316,26 @@ mod tests {
 
     impl Peer {
         async fn say(&mut self, kind: Kind, stream: u32, payload: &[u8]) {
-            self.socket
-                .write_all(&encode(kind, stream, payload))
-                .await
-                .unwrap();
+            let mut frames = Vec::new();
+            encode_data(&mut frames, kind, stream, payload);
+            self.socket.write_all(&frames).await.unwrap();
         }
 
         async fn tell(&mut self, message: &ToHost) {
-            let payload = serde_json::to_vec(message).unwrap();
-            self.say(Kind::Control, 0, &payload).await;
+            let mut frames = Vec::new();
+            encode_control(&mut frames, message).unwrap();
+            self.socket.write_all(&frames).await.unwrap();
         }
 
-        async fn hear(&mut self) -> (u8, u32, Vec<u8>) {
-            let length = self.socket.read_u32_le().await.unwrap();
-            let word = self.socket.read_u32_le().await.unwrap();
-            let mut payload = vec![0; length as usize];
-            self.socket.read_exact(&mut payload).await.unwrap();
-            ((word >> 24) as u8, word & 0xff_ffff, payload)
+        async fn hear(&mut self) -> Incoming<ToAgent> {
+            let mut buffer = [0; 1024];
+            loop {
+                if let Some(message) = self.receiver.next().unwrap() {
+                    return message;
+                }
+                let length = self.socket.read(&mut buffer).await.unwrap();
+                self.receiver.push(&buffer[..length]);
+            }
         }
 
         async fn exec(&mut self) -> (Exec, mpsc::UnboundedReceiver<ExecEvent>) {
@@ -350,7 +344,10 @@ mod tests {
                 .exec(vec!["true".into()], vec![], None, None)
                 .await
                 .unwrap();
-            assert_eq!(self.hear().await.0, Kind::Control as u8);
+            assert!(matches!(
+                self.hear().await,
+                Incoming::Control(ToAgent::Exec { .. })
+            ));
             exec
         }
     }
@@ -376,81 +373,77 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_that_exceeds_its_window_is_cut_off() {
+    async fn an_agent_may_send_again_what_was_passed_on_and_no_more() {
         let mut peer = peer();
         let (exec, mut events) = peer.exec().await;
-        let chunk = vec![0; MAX_PAYLOAD];
-        let frames = INITIAL_WINDOW as usize / MAX_PAYLOAD;
-        for _ in 0..frames {
-            peer.say(Kind::Stdout, exec.stream, &chunk).await;
-        }
-        exec.grant(1).await;
-        assert_eq!(
-            peer.hear().await,
-            (Kind::Credit as u8, exec.stream, vec![1, 0, 0, 0])
-        );
+        let window = vec![0; INITIAL_WINDOW as usize];
+        peer.say(Kind::Stdout, exec.stream, &window).await;
+        exec.grant(window.len() / 2).await;
+        let Incoming::Credit { bytes, .. } = peer.hear().await else {
+            panic!("no credit");
+        };
+        assert_eq!(bytes, INITIAL_WINDOW / 2);
+        peer.say(Kind::Stderr, exec.stream, &window[..bytes as usize])
+            .await;
         peer.say(Kind::Stdout, exec.stream, b"1").await;
-        peer.say(Kind::Stdout, exec.stream, b"2").await;
-        assert!(matches!(peer.ended.await.unwrap(), AgentError::Protocol(_)));
-        for _ in 0..=frames {
-            assert!(matches!(events.recv().await, Some(ExecEvent::Stdout(_))));
+        assert!(matches!(peer.ended.await.unwrap(), AgentError::Window(_)));
+        let mut length = 0;
+        while let Some(event) = events.recv().await {
+            length += match event {
+                ExecEvent::Stdout(data) | ExecEvent::Stderr(data) => data.len(),
+                other => panic!("{other:?}"),
+            };
         }
-        assert_eq!(events.recv().await, None);
+        assert_eq!(length, window.len() * 3 / 2);
         assert!(peer.agent.exec(vec![], vec![], None, None).await.is_none());
     }
 
     #[tokio::test]
     async fn nonsense_ends_the_connection() {
-        for (kind, stream, payload) in [
-            (0, 0, &b"{\"type\":\"unheard-of\"}"[..]),
-            (9, 1, b""),
-            (2, 7, b"x"),
-        ] {
+        let mut unheard_of = Vec::new();
+        encode_control(&mut unheard_of, &serde_json::json!({"type": "unheard-of"})).unwrap();
+        for nonsense in [unheard_of, vec![0xff; 8]] {
             let mut peer = peer();
-            peer.socket
-                .write_u32_le(payload.len() as u32)
-                .await
-                .unwrap();
-            peer.socket.write_u32_le(stream | kind << 24).await.unwrap();
-            peer.socket.write_all(payload).await.unwrap();
-            assert!(
-                matches!(peer.ended.await.unwrap(), AgentError::Protocol(_)),
-                "{kind}"
-            );
+            peer.socket.write_all(&nonsense).await.unwrap();
+            assert!(matches!(peer.ended.await.unwrap(), AgentError::Protocol(_)));
         }
-        let mut peer = peer();
-        peer.socket.write_u64_le(u64::from(u32::MAX)).await.unwrap();
-        assert!(matches!(peer.ended.await.unwrap(), AgentError::Protocol(_)));
     }
 
     #[tokio::test]
-    async fn standard_input_is_cut_into_frames_and_ended() {
+    async fn what_crosses_the_end_of_a_command_is_ignored() {
         let mut peer = peer();
-        let (exec, _events) = peer.exec().await;
-        let data = vec![7; MAX_PAYLOAD + 1];
-        let (_, heard) = tokio::join!(
-            async {
-                exec.stdin(&data).await;
-                exec.stdin_end().await;
-            },
-            async {
-                let mut lengths = Vec::new();
-                for _ in 0..3 {
-                    let (kind, _, payload) = peer.hear().await;
-                    assert_eq!(kind, Kind::Stdin as u8);
-                    lengths.push(payload.len());
-                }
-                lengths
-            }
-        );
-        assert_eq!(heard, [MAX_PAYLOAD, 1, 0]);
-    }
-
-    #[tokio::test]
-    async fn control_messages_reach_the_owner() {
-        let mut peer = peer();
+        peer.say(Kind::Stdout, 77, b"late").await;
         peer.tell(&ToHost::Configured).await;
         assert_eq!(peer.control.recv().await, Some(ToHost::Configured));
+    }
+
+    #[tokio::test]
+    async fn standard_input_arrives_whole_and_ends() {
+        let mut peer = peer();
+        let (exec, _events) = peer.exec().await;
+        let sent = vec![7; MAX_PAYLOAD + 1];
+        let (_, heard) = tokio::join!(
+            async {
+                exec.stdin(&sent).await;
+                exec.stdin(&[]).await;
+            },
+            async {
+                let mut heard = Vec::new();
+                loop {
+                    match peer.hear().await {
+                        Incoming::Data { bytes, .. } if bytes.is_empty() => return heard,
+                        Incoming::Data { bytes, .. } => heard.extend(bytes),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        );
+        assert_eq!(heard, sent);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_guest_ends_the_connection() {
+        let peer = peer();
         drop(peer.socket);
         assert!(matches!(peer.ended.await.unwrap(), AgentError::Io(_)));
     }

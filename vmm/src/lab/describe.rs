@@ -1,7 +1,7 @@
 //! From the topology to what a node's agent is told.
 
 use agent_protocol::{
-    FileDescription, FrrDescription, InterfaceDescription, MAX_PAYLOAD, NodeDescription,
+    FileDescription, FrrDescription, InterfaceDescription, MAX_CONTROL, NodeDescription,
     ReadyDescription, RouteDescription, ToAgent,
 };
 use topology::model::{Machine, NodeKind, Topology};
@@ -12,11 +12,11 @@ use crate::failure::{Code, Failure};
 pub fn configure(topology: &Topology, name: &str, machine: &Machine) -> Result<ToAgent, Failure> {
     let message = ToAgent::Configure(Box::new(describe(topology, name, machine)));
     let length = serde_json::to_vec(&message).map_or(usize::MAX, |bytes| bytes.len());
-    if length > MAX_PAYLOAD {
+    if length > MAX_CONTROL {
         return Err(Failure::new(
             Code::Topology,
             format!(
-                "the description of node {name} takes {length} bytes; an agent takes {MAX_PAYLOAD}"
+                "the description of node {name} takes {length} bytes; an agent takes {MAX_CONTROL}"
             ),
         )
         .help("shorten its files, FRR configuration or commands"));

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use monitor::{NicConfig, NodeConfig};
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use topology::model::{self, NodeKind, Role, Topology};
 use crate::api;
 use crate::api::types::{BootTimes, Interface, Kind, Lab, Node, NodeState, Phase};
 use crate::engine::auto::Choice;
-use crate::engine::{Engine, NicConfig, NodeConfig, qemu};
+use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
 use janitor::Janitor;
@@ -329,6 +330,7 @@ fn machines(plan: &Plan, paths: &LabPaths) -> Result<Vec<node::Machine>, Failure
                     .collect(),
                 agent_socket: paths.agent(&node.name),
                 serial_log: paths.serial(&node.name),
+                cmdline: None,
             },
             configure: describe::configure(&plan.topology, &node.name, machine)?,
             policy: machine.on,

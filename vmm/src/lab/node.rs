@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use agent_protocol::{ToAgent, ToHost};
+use monitor::NodeConfig;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use topology::model::{EndAction, EndPolicy};
@@ -11,7 +12,7 @@ use topology::model::{EndAction, EndPolicy};
 use super::Context;
 use super::agent::{Agent, AgentError};
 use crate::api::types::{BootTimes, End, EndReason, NodeState};
-use crate::engine::{Guest, NodeConfig};
+use crate::engine::Guest;
 use crate::sanitize;
 
 /// Between two attempts to connect to an engine that is starting.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::engine::{NicConfig, NodeConfig};
+use monitor::{NicConfig, NodeConfig};
 
 /// First PCI slot of the NICs; those before hold the host bridge, the disk, the agent's port, rng and pvpanic.
 const FIRST_NIC_SLOT: usize = 5;
@@ -52,7 +52,7 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
         &format!("memory-backend-memfd,id=ram,size={mib}M,share=on,seal=on"),
     );
     args.pair("-kernel", &path(&config.kernel));
-    args.pair("-append", &kernel_command_line());
+    args.pair("-append", &kernel_command_line(config.cmdline.as_deref()));
     args.pair(
         "-chardev",
         &format!("socket,id=qmp,path={},server=on,wait=off", path(qmp_socket)),
@@ -105,9 +105,12 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
 }
 
 /// The guest kernel's own command line.
-fn kernel_command_line() -> String {
+fn kernel_command_line(more: Option<&str>) -> String {
     // An emulated processor has no side channels of its own; the mitigations would only be emulated too.
-    "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/hopyard-agent panic=-1 quiet mitigations=off"
+    let line = "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/hopyard-agent panic=-1 quiet mitigations=off";
+    [line, more.unwrap_or_default()]
+        .join(" ")
+        .trim_end()
         .to_owned()
 }
 
@@ -181,6 +184,7 @@ mod tests {
                 .collect(),
             agent_socket: "/run/lab/nodes/r1/agent.sock".into(),
             serial_log: "/run/lab/nodes/r1/serial.log".into(),
+            cmdline: None,
         }
     }
 

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use monitor::NodeConfig;
 use tokio::process::Command;
 
-use super::{Guest, NodeConfig, SpawnError, start};
+use super::{Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;

@@ -1,4 +1,21 @@
 //! The topology file of a Hopyard lab: types, units, checks.
+//!
+//! [`Topology::load`](model::Topology::load) reads a file into the [`model`], or says everything that is wrong with it in a [`Report`].
 #![warn(missing_docs)]
+
+mod check;
+mod de;
+mod document;
+mod file;
+mod host;
+mod load;
 pub mod model;
 pub mod net;
+pub mod quantity;
+mod report;
+mod resolve;
+mod routing;
+pub mod segment;
+
+pub use load::{Loaded, json_schema};
+pub use report::{Finding, Report, Severity};

@@ -3,15 +3,26 @@
 //!
 //! Either side sends frames: a 8-byte header — payload length (`u32`, little endian, at most
 //! [`MAX_PAYLOAD`]), stream (`u24`), [`Kind`] (`u8`) — and the payload. Stream 0 carries control
-//! messages as JSON ([`ToAgent`], [`ToHost`]); every `exec` has a stream of its own, chosen by the host,
-//! for its raw input and output. A side may send data on a stream only within the window that the other
-//! side granted ([`INITIAL_WINDOW`], then [`Kind::Credit`]), so that one reader who stops reading holds up
-//! nobody else.
+//! messages as JSON ([`ToAgent`], [`ToHost`]), cut into parts if they are long; every `exec` has a stream of its
+//! own, chosen by the host, for its raw input and output. A side may send data on a stream only within the window
+//! that the other side granted ([`INITIAL_WINDOW`], then [`Kind::Credit`]; see [`SendWindow`] and
+//! [`ReceiveWindow`]), so that one reader who stops reading holds up nobody else.
 //!
-//! When the host end of the port closes, the agent ends every exec and waits for a new `Hello`.
+//! [`Receiver`] takes such a stream apart and bounds what it keeps; [`encode_control`], [`encode_data`] and
+//! [`encode_credit`] make one.
+//!
+//! The host speaks first. When the host end of the port closes, or what it sends is not this protocol, the
+//! agent ends every exec and waits for a new `Hello`. Data and credit for a stream that is not in use are
+//! ignored: they may have crossed an `Exited`.
 #![warn(missing_docs)]
 
+mod frame;
+mod window;
+
 use serde::{Deserialize, Serialize};
+
+pub use frame::{Incoming, ProtocolError, Receiver, encode_control, encode_credit, encode_data};
+pub use window::{ReceiveWindow, SendWindow, WindowError};
 
 /// Version of this protocol; both sides refuse another.
 pub const VERSION: u32 = 1;
@@ -19,6 +30,10 @@ pub const VERSION: u32 = 1;
 pub const PORT_NAME: &str = "hopyard.agent";
 /// Largest payload of a frame, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Largest control message, in bytes of JSON; it takes several frames.
+pub const MAX_CONTROL: usize = 8 * 1024 * 1024;
+/// Largest stream number.
+pub const MAX_STREAM: u32 = (1 << 24) - 1;
 /// Bytes a side may send on a fresh stream before it has been granted more.
 pub const INITIAL_WINDOW: u32 = 256 * 1024;
 
@@ -26,7 +41,7 @@ pub const INITIAL_WINDOW: u32 = 256 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A control message in JSON; stream 0 only.
+    /// A control message in JSON, or the last part of one; stream 0 only.
     Control = 0,
     /// Towards the agent: bytes for the command's standard input. Empty: end of file.
     Stdin = 1,
@@ -34,8 +49,10 @@ pub enum Kind {
     Stdout = 2,
     /// From the agent: bytes of standard error.
     Stderr = 3,
-    /// Window granted to the other side: a `u32` of bytes. Stdout and stderr share one window.
+    /// Window granted to the other side: a `u32` of bytes, little endian. Stdout and stderr share one window.
     Credit = 4,
+    /// A part of a control message; the next frame of stream 0 goes on with it.
+    ControlPart = 5,
 }
 
 /// Control messages from the host.
@@ -51,7 +68,7 @@ pub enum ToAgent {
     Configure(Box<NodeDescription>),
     /// Start a command on stream `stream`.
     Exec {
-        /// Chosen by the host; not in use; not 0.
+        /// Chosen by the host; not in use; 1 to [`MAX_STREAM`].
         stream: u32,
         /// Program and arguments; the program is looked up in the node's `PATH`.
         argv: Vec<String>,
@@ -95,7 +112,8 @@ pub enum ToHost {
         version: u32,
         /// `uname -r`.
         kernel: String,
-        /// True if this boot was configured already (the host has reconnected).
+        /// True if this boot was configured already (the host has reconnected). What became of it follows:
+        /// `Configured`, `Ready` or `Failed`, as far as it has come.
         configured: bool,
     },
     /// The network is configured, daemons and commands are started.

@@ -1,0 +1,512 @@
+//! The file format: what a person writes. The JSON schema is derived from these types.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use indexmap::IndexMap;
+use schemars::JsonSchema;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use crate::quantity::{Probability, QueueLimit, Rate, Size, Time};
+
+/// A Hopyard lab.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Lab {
+    /// For editors: where the schema of this file is.
+    #[serde(rename = "$schema")]
+    #[allow(dead_code, reason = "read by editors, not by us")]
+    pub schema: Option<String>,
+    /// 1 to 32 characters of `a-z`, `0-9` and `-`; default: the file's name without `.json`.
+    pub name: Option<String>,
+    /// One line for people.
+    pub description: Option<String>,
+    /// Seed of every random draw; default 1.
+    pub seed: Option<u64>,
+    /// How the switch trades processor time for exact delivery times; default `balanced`.
+    pub timing: Option<Timing>,
+    /// Values for every machine and link that does not set its own.
+    #[serde(default)]
+    pub defaults: Defaults,
+    /// By name.
+    pub nodes: IndexMap<String, Node>,
+    /// What joins the nodes.
+    #[serde(default)]
+    pub links: Vec<Link>,
+}
+
+/// How the switch waits.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Timing {
+    /// Sleeps whenever it can.
+    Eco,
+    /// Sleeps when idle, polls under load.
+    Balanced,
+    /// Spins the last stretch before every deadline.
+    Exact,
+}
+
+/// Values for whatever does not set its own.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Defaults {
+    /// For hosts and routers.
+    #[serde(default)]
+    pub machine: MachineDefaults,
+    /// For links.
+    #[serde(default)]
+    pub link: LinkDefaults,
+}
+
+/// For hosts and routers.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct MachineDefaults {
+    /// As in a machine.
+    pub memory: Option<Size>,
+    /// As in a machine.
+    pub vcpus: Option<u64>,
+    /// As in a machine.
+    pub kernel: Option<String>,
+    /// As in a machine.
+    pub rootfs: Option<String>,
+    /// As in an interface.
+    pub mtu: Option<u64>,
+    /// As in an interface.
+    pub queue_size: Option<u64>,
+}
+
+/// A node; `kind` says which.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schemars(tag = "kind")]
+pub enum Node {
+    /// An end host with its own kernel.
+    Host(Box<Machine>),
+    /// The same, forwarding IPv4 and IPv6.
+    Router(Box<Machine>),
+    /// A learning switch.
+    Switch(Switch),
+    /// Repeats every frame to every other port.
+    Hub(Hub),
+}
+
+/// A learning switch.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Switch {
+    /// An address not seen for this long is forgotten, 1s to 1000000s; default 300s.
+    pub ageing: Option<Time>,
+    /// Addresses it can hold, 1 to 1048576; default 4096.
+    pub table_limit: Option<u64>,
+}
+
+/// A hub has no settings.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Hub {}
+
+/// A host or router.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Machine {
+    /// Guest memory, a multiple of 2MiB, 32MiB to 1024GiB; default 128MiB.
+    pub memory: Option<Size>,
+    /// Virtual processors, 1 to 32; default 1.
+    pub vcpus: Option<u64>,
+    /// A kernel other than the image's, relative to this file.
+    pub kernel: Option<String>,
+    /// An erofs root other than the image's, relative to this file.
+    pub rootfs: Option<String>,
+    /// By name; left out, the links that name them create them.
+    pub interfaces: Option<IndexMap<String, Interface>>,
+    /// Static routes.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Kernel settings by dotted name, applied in order.
+    #[serde(default)]
+    pub sysctls: IndexMap<String, Scalar>,
+    /// Files by absolute path, written before anything starts.
+    #[serde(default)]
+    pub files: IndexMap<String, File>,
+    /// Shell commands started, in order, once the network is configured.
+    #[serde(default)]
+    pub commands: Vec<String>,
+    /// Routing daemons.
+    pub routing: Option<Routing>,
+    /// What has to hold before the node counts as ready.
+    pub ready: Option<Ready>,
+    /// What happens when the guest ends.
+    #[serde(default)]
+    pub on: On,
+}
+
+/// A network interface.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Interface {
+    /// IPv4 and IPv6 addresses with their prefix lengths, as in `10.0.3.2/24`.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// As in `02:00:00:00:00:01`; derived from the names of lab, node and interface by default.
+    pub mac: Option<String>,
+    /// Bytes of the largest IP packet, 68 to 65535; default 1500.
+    pub mtu: Option<u64>,
+    /// Entries of each virtqueue, a power of two, 64 to 32768; default 1024.
+    pub queue_size: Option<u64>,
+}
+
+/// A static route.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Route {
+    /// `default`, or a network as in `10.0.0.0/8`.
+    pub to: String,
+    /// The next hop's address.
+    pub via: Option<String>,
+    /// The interface; needed without `via`.
+    pub dev: Option<String>,
+    /// Preference; lower wins.
+    pub metric: Option<u64>,
+}
+
+/// A file in a node: its text, or an object.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum File {
+    /// Its text.
+    Text(String),
+    /// With permissions, or copied from a file of the host.
+    Detailed(FileDetails),
+}
+
+/// A file in a node; exactly one of `content` and `from`.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct FileDetails {
+    /// Its text.
+    pub content: Option<String>,
+    /// A text file of the host to copy, relative to this file.
+    pub from: Option<String>,
+    /// Permissions in octal; default `0644`.
+    pub mode: Option<String>,
+}
+
+/// What has to hold before a node counts as ready.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Ready {
+    /// A shell command run in the node, again and again until it exits with 0.
+    pub exec: String,
+    /// How long that may take before the launch fails, 1s to 1440min; default 120s.
+    pub timeout: Option<Time>,
+}
+
+/// What happens when a guest ends, by the way it ended.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct On {
+    /// It switched itself off; default `end`.
+    pub power_off: Option<Action>,
+    /// It asked for a reset; default `restart`.
+    pub reboot: Option<Action>,
+    /// Its kernel panicked; default `end`.
+    pub panic: Option<Action>,
+    /// A triple fault; default `end`.
+    pub triple_fault: Option<Action>,
+}
+
+/// What becomes of a node whose guest has ended.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// The node stays down, the lab goes on.
+    End,
+    /// The node boots again.
+    Restart,
+    /// The lab ends with an error.
+    EndLab,
+}
+
+/// FRR's routing daemons; several may be combined.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Routing {
+    /// OSPF on all interfaces: version 2, and version 3 if the node has IPv6 addresses.
+    #[serde(default)]
+    pub ospf: Toggle<Ospf>,
+    /// RIP version 2 on all interfaces, and RIPng if the node has IPv6 addresses.
+    #[serde(default)]
+    pub rip: bool,
+    /// BGP with directly connected nodes.
+    pub bgp: Option<Bgp>,
+    /// IS-IS, level 2, on all interfaces.
+    #[serde(default)]
+    pub isis: Toggle<Isis>,
+    /// Lines of `frr.conf`, after what the short forms make.
+    pub frr: Option<Lines>,
+}
+
+/// OSPF.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Ospf {
+    /// A number or dotted; default `0`.
+    pub area: Option<String>,
+    /// Time between hellos, 1s to 65535s; default 1s.
+    pub hello: Option<Time>,
+    /// A neighbour silent for this long is gone, 1s to 65535s; default four times `hello`.
+    pub dead: Option<Time>,
+}
+
+/// BGP.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Bgp {
+    /// The autonomous system, 1 to 4294967294.
+    #[serde(rename = "as")]
+    pub asn: u64,
+    /// Directly connected nodes with `bgp`, by name or address; default: all of them.
+    pub neighbors: Option<Vec<String>>,
+}
+
+/// IS-IS.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Isis {
+    /// The area part of the network entity title; default `49.0001`.
+    pub area: Option<String>,
+    /// Time between hellos, 1s to 600s; default 1s.
+    pub hello: Option<Time>,
+}
+
+/// The attributes of a link, once for each place that may set them.
+macro_rules! with_attributes {
+    ($(
+        $(#[$outer:meta])* pub struct $name:ident {
+            $($(#[$attribute:meta])* pub $field:ident: $type:ty,)*
+        }
+    )*) => {$(
+        $(#[$outer])*
+        #[derive(Debug, serde::Deserialize, JsonSchema)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$attribute])* pub $field: $type,)*
+            /// On the wire, `overhead` included, 100bit to 1Tbit; default: unlimited.
+            pub rate: Option<Rate>,
+            /// Added to every frame when its transmission time is reckoned, 0B to 1024B; default 24B
+            /// (Ethernet's preamble 8, FCS 4, gap 12).
+            pub overhead: Option<Size>,
+            /// One-way propagation delay, 0ns to 60min; default 0ns.
+            pub delay: Option<Time>,
+            /// Of a frame, after its transmission; default 0%.
+            pub loss: Option<Probability>,
+            /// What waits for the transmitter.
+            pub queue: Option<Queue>,
+            /// Carrier; default true.
+            pub up: Option<bool>,
+        }
+
+        impl $name {
+            pub fn attributes(&self) -> AttributesRef<'_> {
+                AttributesRef {
+                    rate: self.rate,
+                    overhead: self.overhead,
+                    delay: self.delay,
+                    loss: self.loss,
+                    queue: self.queue.as_ref(),
+                    up: self.up,
+                }
+            }
+        }
+    )*};
+}
+
+/// The attributes that one place sets.
+#[derive(Debug, Clone, Copy)]
+pub struct AttributesRef<'a> {
+    pub rate: Option<Rate>,
+    pub overhead: Option<Size>,
+    pub delay: Option<Time>,
+    pub loss: Option<Probability>,
+    pub queue: Option<&'a Queue>,
+    pub up: Option<bool>,
+}
+
+with_attributes! {
+    /// For links.
+    #[derive(Default)]
+    pub struct LinkDefaults {
+        /// As in a link.
+        pub completion: Option<Completion>,
+    }
+
+    /// A link. Attributes hold for both directions unless `forward` or `backward` has its own.
+    pub struct Link {
+        /// Unique; default made of its ends, as in `a:eth0--b:eth0`.
+        pub name: Option<String>,
+        /// `node:interface`, or just the name of a switch or hub.
+        pub endpoints: [String; 2],
+        /// When the sender's descriptor is completed; default `network`.
+        pub completion: Option<Completion>,
+        /// From the first end to the second.
+        pub forward: Option<Direction>,
+        /// From the second end to the first.
+        pub backward: Option<Direction>,
+    }
+
+    /// Attributes of one direction.
+    pub struct Direction {}
+}
+
+/// When the switch completes the descriptor of a frame it has taken.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Completion {
+    /// At once: the queue of the link is the bottleneck queue.
+    Network,
+    /// At the end of its transmission, as a NIC of that rate: the queue forms in the guest.
+    Nic,
+}
+
+/// The queue of one direction.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Queue {
+    /// 1packet to 1000000packets, or 64B to 1GiB; default 1000packets.
+    pub limit: Option<QueueLimit>,
+}
+
+/// The value of a kernel setting.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum Scalar {
+    /// As it is.
+    Text(String),
+    /// In decimal.
+    Number(i64),
+}
+
+/// `true` or `false`, or an object of settings.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum Toggle<T> {
+    /// With the defaults, or not at all.
+    Plain(bool),
+    /// With these settings.
+    Detailed(T),
+}
+
+impl<T> Default for Toggle<T> {
+    fn default() -> Self {
+        Self::Plain(false)
+    }
+}
+
+/// Text: a string, a list of lines, or `{"from": "file"}`.
+#[derive(Debug, JsonSchema)]
+#[schemars(untagged)]
+pub enum Lines {
+    /// The text.
+    Text(String),
+    /// Its lines.
+    Lines(Vec<String>),
+    /// Read from a file.
+    From(From),
+}
+
+/// A text file of the host.
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct From {
+    /// Its path, relative to this file.
+    pub from: String,
+}
+
+// serde's own untagged enums buffer their input and so lose the place of an error inside it.
+
+impl<'de> Deserialize<'de> for File {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrDetails;
+        impl<'de> Visitor<'de> for TextOrDetails {
+            type Value = File;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an object with `content` or `from`")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<File, E> {
+                Ok(File::Text(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<File, A::Error> {
+                FileDetails::deserialize(MapAccessDeserializer::new(map)).map(File::Detailed)
+            }
+        }
+        deserializer.deserialize_any(TextOrDetails)
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrNumber;
+        impl Visitor<'_> for TextOrNumber {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a whole number")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(text.to_owned()))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Scalar, E> {
+                i64::try_from(number)
+                    .map(Scalar::Number)
+                    .map_err(|_| E::custom("the number is too large\nwrite it as a string"))
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Scalar, E> {
+                Ok(Scalar::Number(number))
+            }
+        }
+        deserializer.deserialize_any(TextOrNumber)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Toggle<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PlainOrDetails<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for PlainOrDetails<T> {
+            type Value = Toggle<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or an object")
+            }
+            fn visit_bool<E: Error>(self, value: bool) -> Result<Toggle<T>, E> {
+                Ok(Toggle::Plain(value))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Toggle<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Toggle::Detailed)
+            }
+        }
+        deserializer.deserialize_any(PlainOrDetails(PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Lines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyLines;
+        impl<'de> Visitor<'de> for AnyLines {
+            type Value = Lines;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string, an array of lines or {\"from\": \"file\"}")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Lines, E> {
+                Ok(Lines::Text(text.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Lines, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Lines::Lines)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Lines, A::Error> {
+                From::deserialize(MapAccessDeserializer::new(map)).map(Lines::From)
+            }
+        }
+        deserializer.deserialize_any(AnyLines)
+    }
+}

@@ -1,0 +1,124 @@
+//! The way from a file to the model.
+
+use std::path::Path;
+
+use crate::check;
+use crate::de;
+use crate::document::{self, Document};
+use crate::file::Lab;
+use crate::model::Topology;
+use crate::report::{Diagnostic, Report, Severity};
+use crate::resolve::{Findings, resolve};
+use crate::routing;
+
+/// Larger files are a mistake.
+const MAX_FILE: u64 = 64 << 20;
+
+/// A usable topology.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The lab.
+    pub topology: Topology,
+    /// What hardly means what it says; often empty.
+    pub warnings: Report,
+}
+
+impl Topology {
+    /// Reads and checks a topology file.
+    ///
+    /// # Errors
+    /// All that is wrong with the file, or why it could not be read.
+    pub fn load(file: &Path) -> Result<Loaded, Report> {
+        let unreadable = |error: &std::io::Error, help: &str| {
+            let diagnostic = Diagnostic {
+                severity: Severity::Error,
+                span: None,
+                path: document::Path::default(),
+                message: format!("cannot read {}: {error}", file.display()),
+                help: (!help.is_empty()).then(|| help.to_owned()),
+            };
+            Report::new(file, "", vec![diagnostic])
+        };
+        let read = std::fs::metadata(file).and_then(|metadata| {
+            if metadata.len() > MAX_FILE {
+                return Err(std::io::Error::other("it is larger than 64MiB"));
+            }
+            std::fs::read(file)
+        });
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(unreadable(
+                    &error,
+                    "name a topology file, as in configs/two-hosts.json",
+                ));
+            }
+            Err(error) => return Err(unreadable(&error, "")),
+        };
+        match String::from_utf8(bytes) {
+            Ok(text) => Self::parse(&text, file),
+            Err(error) => {
+                let at = error.utf8_error().valid_up_to();
+                let mut text = String::from_utf8_lossy(&error.as_bytes()[..at]).into_owned();
+                text.push('\u{fffd}');
+                let diagnostic = Diagnostic {
+                    severity: Severity::Error,
+                    span: Some(at..text.len()),
+                    path: document::Path::default(),
+                    message: "the file is not UTF-8 text".into(),
+                    help: Some("save it as UTF-8".into()),
+                };
+                Err(Report::new(file, &text, vec![diagnostic]))
+            }
+        }
+    }
+
+    /// Checks the text of a topology file. `file` names it in messages, gives the lab its name unless the
+    /// text does, and is what relative paths in the text are relative to; only files the text copies from are read.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse(text: &str, file: &Path) -> Result<Loaded, Report> {
+        let mut diagnostics = Vec::new();
+        let topology = read(text, file, &mut diagnostics);
+        let failed = diagnostics
+            .iter()
+            .any(|diagnostic| diagnostic.severity == Severity::Error);
+        match topology {
+            Some(topology) if !failed => Ok(Loaded {
+                topology,
+                warnings: Report::new(file, text, diagnostics),
+            }),
+            _ => {
+                // With parts of the file left out, warnings may be about what is not there.
+                diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
+                Err(Report::new(file, text, diagnostics))
+            }
+        }
+    }
+}
+
+fn read(text: &str, file: &Path, diagnostics: &mut Vec<Diagnostic>) -> Option<Topology> {
+    let mut document = Document::parse(text, diagnostics)?;
+    let lab: Lab = de::read(&mut document, diagnostics)?;
+    let mut resolved = resolve(
+        &lab,
+        file,
+        Findings {
+            document: &document,
+            diagnostics,
+        },
+    );
+    let mut findings = Findings {
+        document: &document,
+        diagnostics,
+    };
+    check::check(&resolved, &mut findings);
+    routing::configure(&lab, file, &mut resolved, &mut findings);
+    Some(resolved.topology)
+}
+
+/// The JSON schema of the topology file (draft 2020-12).
+pub fn json_schema() -> serde_json::Value {
+    schemars::schema_for!(Lab).to_value()
+}

@@ -1,0 +1,149 @@
+//! Message-signalled interrupts: eventfds that KVM turns into messages to a local APIC.
+//!
+//! A device, or the switch in another process, writes to a vector's eventfd; KVM injects the message that
+//! the guest programmed, without an exit to this process.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
+    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+};
+use kvm_ioctls::VmFd;
+use rustix::event::PollFlags;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::layout::FIRST_MSI_GSI;
+use crate::poll;
+
+/// What an MSI-X table entry makes the device write, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Message {
+    /// Message address, both halves.
+    pub address: u64,
+    /// Message data.
+    pub data: u32,
+}
+
+/// KVM's table of interrupt routes, shared by all devices of the node.
+#[derive(Debug)]
+pub struct Router {
+    vm: Arc<VmFd>,
+    /// Index 0 is [`FIRST_MSI_GSI`]; a vector that was never unmasked has no message yet.
+    messages: Mutex<Vec<Option<Message>>>,
+}
+
+impl Router {
+    /// A table with the IOAPIC's pins and no messages.
+    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
+        Arc::new(Self {
+            vm,
+            messages: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// One new vector, masked.
+    pub fn vector(self: &Arc<Self>) -> io::Result<Vector> {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        messages.push(None);
+        Ok(Vector {
+            router: self.clone(),
+            gsi: FIRST_MSI_GSI + messages.len() as u32 - 1,
+            event: EventFd::new(EFD_NONBLOCK)?,
+            live: false,
+        })
+    }
+
+    fn route(&self, gsi: u32, message: Message) -> Result<(), kvm_ioctls::Error> {
+        let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = &mut messages[(gsi - FIRST_MSI_GSI) as usize];
+        if *slot == Some(message) {
+            return Ok(());
+        }
+        *slot = Some(message);
+        self.install(&messages)
+    }
+
+    /// Installs the IOAPIC's pins alone, before any device has a message.
+    pub fn install_pins(&self) -> Result<(), kvm_ioctls::Error> {
+        self.install(&[])
+    }
+
+    /// KVM takes the whole table at once, and forgets what is not in it.
+    fn install(&self, messages: &[Option<Message>]) -> Result<(), kvm_ioctls::Error> {
+        let pins = (0..FIRST_MSI_GSI).map(|pin| {
+            let mut entry = kvm_irq_routing_entry {
+                gsi: pin,
+                type_: KVM_IRQ_ROUTING_IRQCHIP,
+                ..Default::default()
+            };
+            entry.u.irqchip = kvm_irq_routing_irqchip {
+                irqchip: KVM_IRQCHIP_IOAPIC,
+                pin,
+            };
+            entry
+        });
+        let messages = messages.iter().enumerate().filter_map(|(index, message)| {
+            let message = (*message)?;
+            let mut entry = kvm_irq_routing_entry {
+                gsi: FIRST_MSI_GSI + index as u32,
+                type_: KVM_IRQ_ROUTING_MSI,
+                ..Default::default()
+            };
+            entry.u.msi = kvm_irq_routing_msi {
+                address_lo: message.address as u32,
+                address_hi: (message.address >> 32) as u32,
+                data: message.data,
+                ..Default::default()
+            };
+            Some(entry)
+        });
+        let entries: Vec<_> = pins.chain(messages).collect();
+        let table = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
+        self.vm.set_gsi_routing(&table)
+    }
+}
+
+/// One MSI-X vector of a device.
+#[derive(Debug)]
+pub struct Vector {
+    router: Arc<Router>,
+    gsi: u32,
+    event: EventFd,
+    /// Whether the eventfd is an irqfd at present.
+    live: bool,
+}
+
+impl Vector {
+    /// The eventfd that raises it. What is written while the vector is masked stays in the eventfd's
+    /// counter, and KVM looks at that when the vector is unmasked: nothing is lost.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Connects the eventfd to the guest, with this message.
+    pub fn unmask(&mut self, message: Message) -> Result<(), kvm_ioctls::Error> {
+        self.router.route(self.gsi, message)?;
+        if !self.live {
+            self.router.vm.register_irqfd(&self.event, self.gsi)?;
+            self.live = true;
+        }
+        Ok(())
+    }
+
+    /// Disconnects the eventfd from the guest.
+    pub fn mask(&mut self) -> Result<(), kvm_ioctls::Error> {
+        if self.live {
+            self.router.vm.unregister_irqfd(&self.event, self.gsi)?;
+            self.live = false;
+        }
+        Ok(())
+    }
+
+    /// Whether an interrupt waits for the vector to be unmasked.
+    pub fn is_pending(&self) -> bool {
+        !self.live && poll::is(&self.event, PollFlags::IN)
+    }
+}

@@ -4,12 +4,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::world::config;
 use tests::{Lab, World, process};
 
 /// Bytes copied equal bytes delivered, whatever was sent.
 pub fn one_per_frame(world: &World) -> Result<()> {
-    let lab = world.launch(&config("two-hosts.json"))?;
+    let file = world.file(
+        "copies.json",
+        r#"{"nodes": {
+  "a": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.1/24"]}}},
+  "b": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.2/24"]}}}},
+ "links": [{"endpoints": ["a:eth0", "b:eth0"]}]}"#,
+    )?;
+    let lab = world.launch(&file)?;
     let machines = lab.machines()?;
     let [(a, _), (b, addresses)] = &machines[..] else {
         anyhow::bail!("two hosts")

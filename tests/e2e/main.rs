@@ -48,6 +48,7 @@ const KVM_ONLY: &[(&str, Run)] = &[
     ("measure::router_with_24_nics", measure::router_with_24_nics),
     ("measure::iperf", measure::iperf),
     ("measure::overhead", measure::overhead),
+    ("measure::boot_time", measure::boot_time),
 ];
 
 fn main() -> ExitCode {

@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::world::{World, bin_dir, cache_dir, workspace};
+use crate::world::{World, bin_dir, image_dir, workspace};
 
 /// Set inside the nested KVM host.
 const NESTED: &str = "HOPYARD_TEST_NESTED";
@@ -124,8 +124,7 @@ fn obstacle(needs: Needs) -> Option<String> {
         return None;
     };
     let missing = |path: &Path| !path.exists();
-    let image =
-        std::env::var_os("HOPYARD_IMAGE").map_or_else(|| cache_dir().join("current"), Into::into);
+    let image = image_dir();
     if missing(&image.join("vmlinux")) {
         return Some(format!(
             "no guest image in {}; `make image` builds it",

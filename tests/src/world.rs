@@ -83,9 +83,14 @@ impl World {
 
     /// Writes a file, `name`.json for a topology, and returns its path.
     pub fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.folder.path().join("files").join(name);
+        let path = self.path(name);
         std::fs::write(&path, text)?;
         Ok(path)
+    }
+
+    /// A path for a file or socket of the test itself.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join("files").join(name)
     }
 
     /// Launches a topology in the background and waits until it is ready.
@@ -198,8 +203,12 @@ pub fn bin_dir() -> Result<PathBuf> {
     Ok(folder.to_path_buf())
 }
 
-/// Hopyard's cache.
-pub fn cache_dir() -> PathBuf {
+/// The guest image that labs use unless told otherwise.
+pub fn image_dir() -> PathBuf {
+    std::env::var_os("HOPYARD_IMAGE").map_or_else(|| cache_dir().join("current"), Into::into)
+}
+
+fn cache_dir() -> PathBuf {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())

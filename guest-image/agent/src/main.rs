@@ -1,2 +1,5 @@
-//! PID 1 of a node.
-fn main() {}
+//! PID 1 of a node; see the library.
+
+fn main() -> std::process::ExitCode {
+    agent::main()
+}

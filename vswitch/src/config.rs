@@ -1,0 +1,315 @@
+//! From a topology to what each shard has to do.
+//!
+//! Everything that can exchange frames without passing through a machine is one group; a group stays on one shard, so
+//! shards share nothing on the packet path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use thiserror::Error;
+use topology::model::{Completion, Direction, Endpoint, NodeKind, Topology};
+
+use crate::counters::{BridgeCounters, DirectionCounters, PortCounters, ShardCounters};
+use crate::l2::Bridge;
+use crate::link::{Loss, Streams};
+
+/// What is wrong with a topology that its own checks let through.
+#[expect(missing_docs, reason = "the messages say it")]
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("link {link}: one end names a node or interface that does not exist")]
+    NoSuchEnd { link: String },
+    #[error("link {link}: {end} already has a link")]
+    TwoLinks { link: String, end: String },
+    #[error("node {node}: its port {port} has no link, although a later one has")]
+    Gap { node: String, port: usize },
+}
+
+/// A machine's interface: one vhost-user socket.
+#[derive(Debug, Clone)]
+pub struct PortPlan {
+    /// `node.interface`.
+    pub name: String,
+    /// The shard that serves it.
+    pub shard: usize,
+    /// Its index there.
+    pub index: usize,
+    /// What the shard counts.
+    pub counters: Arc<PortCounters>,
+}
+
+/// A link, for those who read counters.
+#[derive(Debug, Clone)]
+pub struct LinkPlan {
+    /// Its name.
+    pub name: String,
+    /// Its ends: `node.interface`, or the name of a switch or hub.
+    pub ends: [String; 2],
+    /// First the direction from the first end to the second.
+    pub directions: [Arc<DirectionCounters>; 2],
+}
+
+/// A switch or hub, for those who read counters.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// Its name.
+    pub name: String,
+    /// `switch` or `hub`.
+    pub kind: &'static str,
+    /// What the shard counts.
+    pub counters: Arc<BridgeCounters>,
+}
+
+/// What one shard does. Indices are within the shard.
+#[derive(Debug, Default)]
+pub struct ShardPlan {
+    /// Interfaces of machines.
+    pub ports: Vec<ShardPort>,
+    /// Directions of links.
+    pub directions: Vec<DirectionPlan>,
+    /// Switches and hubs.
+    pub bridges: Vec<BridgePlan>,
+    /// What it counts of itself.
+    pub counters: Arc<ShardCounters>,
+}
+
+/// An interface, as its shard sees it.
+#[derive(Debug)]
+pub struct ShardPort {
+    /// The direction that leads away from it, if it has a link.
+    pub egress: Option<usize>,
+    /// What is counted.
+    pub counters: Arc<PortCounters>,
+}
+
+/// One direction of a link.
+#[derive(Debug)]
+pub struct DirectionPlan {
+    /// How it is shaped.
+    pub attributes: Direction,
+    /// Its own stream of draws.
+    pub loss: Loss,
+    /// Where it leads.
+    pub sink: Sink,
+    /// The port that feeds it, if that port's descriptors are completed at the end of transmission.
+    pub held_port: Option<usize>,
+    /// The bridge that feeds it.
+    pub bridge: Option<usize>,
+    /// What is counted.
+    pub counters: Arc<DirectionCounters>,
+}
+
+/// Where a direction leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sink {
+    /// To a machine.
+    Port(usize),
+    /// To a layer-2 node.
+    Bridge {
+        /// Which.
+        bridge: usize,
+        /// By which of its ports.
+        port: usize,
+    },
+}
+
+/// A switch or hub.
+#[derive(Debug)]
+pub struct BridgePlan {
+    /// How it behaves.
+    pub bridge: Bridge,
+    /// For each of its ports the direction that leads away.
+    pub egress: Vec<usize>,
+    /// What is counted.
+    pub counters: Arc<BridgeCounters>,
+}
+
+/// The whole switch.
+#[derive(Debug)]
+pub struct Plan {
+    /// The lab's name.
+    pub name: String,
+    /// In the order of the topology.
+    pub ports: Vec<PortPlan>,
+    /// In the order of the topology.
+    pub links: Vec<LinkPlan>,
+    /// In the order of the topology.
+    pub nodes: Vec<NodePlan>,
+    /// What the shards do.
+    pub shards: Vec<ShardPlan>,
+}
+
+/// Something frames start from or end at: an interface of a machine, or a layer-2 node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Vertex {
+    Interface(usize, usize),
+    Bridge(usize),
+}
+
+impl Plan {
+    /// Plans `topology` for `shards` threads, of which there is at least one.
+    pub fn new(topology: &Topology, shards: usize) -> Result<Self, ConfigError> {
+        let vertices = vertices(topology);
+        let index: HashMap<Vertex, usize> = vertices.iter().enumerate().map(|(i, v)| (*v, i)).collect();
+        let find = |link: &str, end: Endpoint| {
+            let interface = Vertex::Interface(end.node, end.port);
+            let found = index.get(&interface).or_else(|| index.get(&Vertex::Bridge(end.node)));
+            found.copied().ok_or_else(|| ConfigError::NoSuchEnd { link: link.to_owned() })
+        };
+        let mut ends = Vec::with_capacity(topology.links.len());
+        for link in &topology.links {
+            ends.push([find(&link.name, link.ends[0])?, find(&link.name, link.ends[1])?]);
+        }
+        let shard_of = assign(vertices.len(), &ends, shards.max(1));
+
+        let mut plan = Self {
+            name: topology.name.clone(),
+            ports: Vec::new(),
+            links: Vec::new(),
+            nodes: Vec::new(),
+            shards: std::iter::repeat_with(ShardPlan::default).take(shards.max(1)).collect(),
+        };
+        let local: Vec<usize> =
+            vertices.iter().zip(&shard_of).map(|(v, shard)| plan.add_vertex(topology, *v, *shard)).collect();
+        let mut streams = Streams::new(topology.seed);
+        let mut bridge_ports: Vec<Vec<Option<usize>>> = vec![Vec::new(); vertices.len()];
+        for (link, ends) in topology.links.iter().zip(&ends) {
+            let counters: [Arc<DirectionCounters>; 2] = Default::default();
+            for (way, counters) in counters.iter().enumerate() {
+                let (from, to) = (ends[way], ends[1 - way]);
+                let shard = &mut plan.shards[shard_of[from]];
+                let lane = shard.directions.len();
+                let sink = match vertices[to] {
+                    Vertex::Interface(..) => Sink::Port(local[to]),
+                    Vertex::Bridge(_) => Sink::Bridge { bridge: local[to], port: link.ends[1 - way].port },
+                };
+                let machine = matches!(vertices[from], Vertex::Interface(..));
+                let attributes = link.directions[way].clone();
+                shard.directions.push(DirectionPlan {
+                    loss: Loss::new(attributes.loss, streams.next_stream()),
+                    attributes,
+                    sink,
+                    held_port: (machine && link.completion == Completion::Nic).then_some(local[from]),
+                    bridge: (!machine).then_some(local[from]),
+                    counters: Arc::clone(counters),
+                });
+                let slot = if machine {
+                    &mut shard.ports[local[from]].egress
+                } else {
+                    let port = link.ends[way].port;
+                    let ports = &mut bridge_ports[from];
+                    ports.resize(ports.len().max(port + 1), None);
+                    &mut ports[port]
+                };
+                if slot.replace(lane).is_some() {
+                    let end = end_name(topology, vertices[from]);
+                    return Err(ConfigError::TwoLinks { link: link.name.clone(), end });
+                }
+            }
+            plan.links.push(LinkPlan {
+                name: link.name.clone(),
+                ends: ends.map(|e| end_name(topology, vertices[e])),
+                directions: counters,
+            });
+        }
+        for (vertex, ports) in bridge_ports.into_iter().enumerate() {
+            let Vertex::Bridge(node) = vertices[vertex] else { continue };
+            let gap = |port| ConfigError::Gap { node: topology.nodes[node].name.clone(), port };
+            let egress: Result<_, _> = ports.iter().enumerate().map(|(p, lane)| lane.ok_or_else(|| gap(p))).collect();
+            plan.shards[shard_of[vertex]].bridges[local[vertex]].egress = egress?;
+        }
+        Ok(plan)
+    }
+
+    /// Adds a vertex to a shard; its index there.
+    fn add_vertex(&mut self, topology: &Topology, vertex: Vertex, shard: usize) -> usize {
+        let plan = &mut self.shards[shard];
+        match vertex {
+            Vertex::Interface(..) => {
+                let index = plan.ports.len();
+                let counters = Arc::<PortCounters>::default();
+                plan.ports.push(ShardPort { egress: None, counters: Arc::clone(&counters) });
+                self.ports.push(PortPlan { name: end_name(topology, vertex), shard, index, counters });
+                index
+            }
+            Vertex::Bridge(node) => {
+                let index = plan.bridges.len();
+                let counters = Arc::<BridgeCounters>::default();
+                let (kind, bridge) = match &topology.nodes[node].kind {
+                    NodeKind::Switch(attributes) => ("switch", Bridge::switch(attributes)),
+                    NodeKind::Hub | NodeKind::Machine(_) => ("hub", Bridge::Hub),
+                };
+                plan.bridges.push(BridgePlan { bridge, egress: Vec::new(), counters: Arc::clone(&counters) });
+                self.nodes.push(NodePlan { name: topology.nodes[node].name.clone(), kind, counters });
+                index
+            }
+        }
+    }
+}
+
+fn vertices(topology: &Topology) -> Vec<Vertex> {
+    let of_node = |(n, node): (usize, &topology::model::Node)| match &node.kind {
+        NodeKind::Machine(m) => (0..m.interfaces.len()).map(|i| Vertex::Interface(n, i)).collect(),
+        NodeKind::Switch(_) | NodeKind::Hub => vec![Vertex::Bridge(n)],
+    };
+    topology.nodes.iter().enumerate().flat_map(of_node).collect()
+}
+
+fn end_name(topology: &Topology, vertex: Vertex) -> String {
+    match vertex {
+        Vertex::Bridge(n) => topology.nodes[n].name.clone(),
+        Vertex::Interface(n, i) => {
+            let node = &topology.nodes[n];
+            match &node.kind {
+                NodeKind::Machine(m) => format!("{}.{}", node.name, m.interfaces[i].name),
+                NodeKind::Switch(_) | NodeKind::Hub => node.name.clone(),
+            }
+        }
+    }
+}
+
+/// The shard of each vertex: connected ones share one; the largest groups are placed first, each where the fewest
+/// vertices are.
+fn assign(vertices: usize, links: &[[usize; 2]], shards: usize) -> Vec<usize> {
+    let mut parent: Vec<usize> = (0..vertices).collect();
+    fn root(parent: &mut [usize], mut v: usize) -> usize {
+        while parent[v] != v {
+            parent[v] = parent[parent[v]];
+            v = parent[v];
+        }
+        v
+    }
+    for [a, b] in links {
+        let (a, b) = (root(&mut parent, *a), root(&mut parent, *b));
+        parent[a.max(b)] = a.min(b);
+    }
+    let mut groups: HashMap<usize, Vec<usize>> = HashMap::new();
+    for v in 0..vertices {
+        groups.entry(root(&mut parent, v)).or_default().push(v);
+    }
+    let mut groups: Vec<_> = groups.into_values().collect();
+    groups.sort_by_key(|g| (std::cmp::Reverse(g.len()), g[0]));
+    let mut load = vec![0; shards];
+    let mut shard_of = vec![0; vertices];
+    for group in groups {
+        let shard = (0..shards).min_by_key(|s| load[*s]).unwrap_or(0);
+        load[shard] += group.len();
+        for v in group {
+            shard_of[v] = shard;
+        }
+    }
+    shard_of
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_stay_together_and_spread_over_shards() {
+        // 0-1-2 and 3-4 and 5.
+        let shards = assign(6, &[[0, 1], [2, 1], [4, 3]], 2);
+        assert_eq!(shards, [0, 0, 0, 1, 1, 1]);
+        assert_eq!(assign(3, &[], 8), [0, 1, 2]);
+    }
+}

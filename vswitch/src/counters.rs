@@ -1,0 +1,161 @@
+//! Counters with one writer each, read by anyone at any time.
+//!
+//! A shard adds with plain loads and stores, so counting costs no locked instruction, and readers disturb nobody. Numbers
+//! read together are not from one instant.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// A number that one thread counts up.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the thread that owns the counter may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Replaces the value. Only the thread that owns the counter may call this.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a frame that had entered a link's direction did not leave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drop {
+    /// The queue was full.
+    Queue,
+    /// Lost on the way, as the link's `loss` asks.
+    Loss,
+    /// The link is down.
+    Carrier,
+    /// The receiver had posted no buffer when it arrived.
+    NoRxBuffer,
+    /// The receiver's buffers are too small for it.
+    TooBig,
+    /// Nobody is connected to the receiving interface, or its ring is not running.
+    Disconnected,
+    /// The sender disappeared while the frame was still in its memory.
+    SenderGone,
+    /// The switch's own memory for waiting frames is used up.
+    Pool,
+}
+
+macro_rules! drops {
+    ($($reason:ident $field:ident,)*) => {
+        /// Dropped frames by reason; see [`Drop`].
+        #[derive(Debug, Default)]
+        pub struct DropCounters { $($field: Counter,)* }
+
+        impl DropCounters {
+            /// Counts one.
+            #[inline]
+            pub fn count(&self, reason: Drop) {
+                match reason { $(Drop::$reason => self.$field.add(1),)* }
+            }
+
+            /// The numbers.
+            pub fn read(&self) -> Drops {
+                Drops { $($field: self.$field.get(),)* }
+            }
+        }
+
+        /// Dropped frames by reason, as read; see [`Drop`].
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[allow(missing_docs)]
+        pub struct Drops { $(pub $field: u64,)* }
+
+        impl Drops {
+            /// Names and numbers.
+            pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field),)*].into_iter()
+            }
+
+            /// All together.
+            pub fn total(&self) -> u64 {
+                self.iter().map(|(_, n)| n).sum()
+            }
+        }
+    };
+}
+
+drops! {
+    Queue queue,
+    Loss loss,
+    Carrier carrier,
+    NoRxBuffer no_rx_buffer,
+    TooBig too_big,
+    Disconnected disconnected,
+    SenderGone sender_gone,
+    Pool pool,
+}
+
+/// One direction of a link. What went in has come out, was dropped, or is still inside.
+#[derive(Debug, Default)]
+pub struct DirectionCounters {
+    /// Frames that entered.
+    pub in_frames: Counter,
+    /// Their bytes, without header and overhead.
+    pub in_bytes: Counter,
+    /// Frames that left at the other end.
+    pub out_frames: Counter,
+    /// Their bytes.
+    pub out_bytes: Counter,
+    /// Frames that did not.
+    pub drops: DropCounters,
+    /// Bytes of frames copied on behalf of this direction.
+    pub bytes_copied: Counter,
+    /// Frames that had to wait in the switch's own memory, which costs a second copy.
+    pub pool_copies: Counter,
+    /// Frames waiting for the transmitter.
+    pub queued: Counter,
+}
+
+/// A machine's interface, as the data path sees it.
+#[derive(Debug, Default)]
+pub struct PortCounters {
+    /// Frames that were no Ethernet frames, or asked for an offload that was not offered.
+    pub malformed: Counter,
+    /// Frames sent on an interface that has no link.
+    pub unlinked: Counter,
+    /// Rings stopped because the guest broke the rules.
+    pub violations: Counter,
+}
+
+/// A layer-2 node.
+#[derive(Debug, Default)]
+pub struct BridgeCounters {
+    /// Frames that came in.
+    pub frames: Counter,
+    /// Of these, sent out of every other port.
+    pub flooded: Counter,
+    /// Of these, not forwarded, as their receiver is where they came from.
+    pub filtered: Counter,
+    /// Copies not sent because the frame had been everywhere: the lab has a loop.
+    pub looped: Counter,
+    /// Addresses in the table.
+    pub learnt: Counter,
+}
+
+/// A shard.
+#[derive(Debug, Default)]
+pub struct ShardCounters {
+    /// Turns of the loop.
+    pub turns: Counter,
+    /// Turns that found something to do.
+    pub busy_turns: Counter,
+    /// Times it went to sleep.
+    pub sleeps: Counter,
+    /// Bytes of the pool in use.
+    pub pool_bytes: Counter,
+}

@@ -1,0 +1,148 @@
+//! Ports: the vhost-user sockets machines plug into.
+//!
+//! Each has one control thread, which accepts a front-end, serves it until it is gone, and accepts the next. The packet
+//! path is not here: a ring that is ready is handed to the port's shard.
+
+pub mod features;
+mod handler;
+mod status;
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
+
+pub use status::{PortStatus, Status};
+
+use crate::config::PortPlan;
+use crate::shard::{Handle, Stopped};
+use crate::socket::Socket;
+use handler::Handler;
+
+/// How ports treat their front-ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Policy {
+    /// Accept guest memory that is not sealed. Whoever owns such memory can end the switch by shrinking it.
+    pub allow_unsealed: bool,
+}
+
+/// What the control thread of a port shares with the rest of the switch.
+#[derive(Debug)]
+pub struct Port {
+    plan: PortPlan,
+    socket: Socket,
+    status: Status,
+    connection: Mutex<Connection>,
+}
+
+/// The front-end's connection, for those who want to cut it.
+#[derive(Debug)]
+enum Connection {
+    None,
+    Open(UnixStream),
+    /// The switch is ending; no more.
+    Closed,
+}
+
+impl Port {
+    /// A port that listens on `socket`.
+    pub fn new(plan: PortPlan, socket: Socket) -> Self {
+        let status = Status::new(plan.name.clone());
+        Self { plan, socket, status, connection: Mutex::new(Connection::None) }
+    }
+
+    /// Its place in the switch.
+    pub fn plan(&self) -> &PortPlan {
+        &self.plan
+    }
+
+    /// What is known of its front-end.
+    pub fn status(&self) -> PortStatus {
+        self.status.read()
+    }
+
+    /// Notes that the shard stopped a ring.
+    pub fn ring_stopped(&self, stopped: Stopped) {
+        let Stopped { queue, violation, .. } = stopped;
+        self.status.problem(&format!("its {queue} ring was stopped: {violation}"));
+    }
+
+    /// Starts the control thread.
+    pub fn spawn(self: &Arc<Self>, shard: Handle, policy: Policy) -> io::Result<JoinHandle<()>> {
+        let port = Arc::clone(self);
+        // The vhost crate's handler needs little; a thousand ports should not reserve gigabytes.
+        let thread = std::thread::Builder::new().name(self.plan.name.clone()).stack_size(256 << 10);
+        thread.spawn(move || port.run(&shard, policy))
+    }
+
+    /// Cuts the connection and ends the control thread.
+    pub fn close(&self) {
+        let old = std::mem::replace(&mut *self.connection(), Connection::Closed);
+        if let Connection::Open(stream) = old {
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        }
+        self.socket.close();
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn run(&self, shard: &Handle, policy: Policy) {
+        loop {
+            let stream = match self.socket.listener().accept() {
+                Ok((stream, _)) => stream,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    if matches!(*self.connection(), Connection::Closed) {
+                        return;
+                    }
+                    // Out of descriptors or memory; both can pass.
+                    self.status.problem(&format!("cannot accept a connection: {e}"));
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                    continue;
+                }
+            };
+            if !self.serve(stream, shard, policy) {
+                return;
+            }
+        }
+    }
+
+    /// Serves a front-end until it is gone; `false` when the switch is ending.
+    fn serve(&self, stream: UnixStream, shard: &Handle, policy: Policy) -> bool {
+        let Ok(clone) = stream.try_clone() else { return true };
+        {
+            let mut connection = self.connection();
+            if matches!(*connection, Connection::Closed) {
+                return false;
+            }
+            *connection = Connection::Open(clone);
+        }
+        self.status.connected();
+        // Dropping the handler takes its rings from the shard, even if this thread panics.
+        let handler = Arc::new(Mutex::new(Handler::new(self, shard.clone(), policy)));
+        let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
+        let end = loop {
+            if let Err(e) = requests.handle_request() {
+                break e;
+            }
+        };
+        drop(requests);
+        drop(handler);
+        let mut connection = self.connection();
+        let closed = matches!(*connection, Connection::Closed);
+        if !closed {
+            *connection = Connection::None;
+            match end {
+                VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_) => {}
+                VhostError::ReqHandlerError(reason) => self.status.problem(&format!("its front-end was refused: {reason}")),
+                other => self.status.problem(&format!("its front-end broke the vhost-user protocol: {other}")),
+            }
+        }
+        self.status.disconnected();
+        !closed
+    }
+}

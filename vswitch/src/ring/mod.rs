@@ -1,0 +1,22 @@
+//! Split virtqueues (virtio 1.2 §2.7), the device's half.
+//!
+//! All `unsafe` of the data path is in this module. A guest can change every byte of a ring at any time; each byte is
+//! therefore read once, into a private copy, and checked there.
+
+mod chain;
+mod notify;
+mod rx;
+mod split;
+mod tx;
+
+pub use chain::gather;
+pub use notify::EventFd;
+pub use rx::{NoBuffer, Reservation, RxRing};
+pub use split::{RingError, RingLayout, SplitRing, Violation};
+pub use tx::{Taken, TxRing};
+
+/// The most descriptors one chain may have; Linux needs no more than 19 for a frame, DPDK works with 256 as well.
+pub const MAX_CHAIN: usize = 256;
+
+/// The largest ring virtio allows.
+pub const MAX_SIZE: u16 = 32768;

@@ -1,0 +1,130 @@
+//! How control threads talk to a shard.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use thiserror::Error;
+
+use super::Queue;
+use crate::ring::{EventFd, RxRing, TxRing};
+
+/// A request to a shard. Rings are made and freed by the control thread, so the shard allocates nothing for them.
+#[expect(missing_docs, reason = "the names say it")]
+#[derive(Debug)]
+pub enum Message {
+    /// Serve this ring; look at it whenever `kick` is signalled.
+    AddTx { port: usize, ring: Box<TxRing>, kick: EventFd },
+    /// Serve this ring.
+    AddRx { port: usize, ring: Box<RxRing> },
+    /// Let go of a ring and answer with it, if it was served. After the answer the shard touches neither the ring nor
+    /// anything it leads to.
+    Remove { port: usize, queue: Queue, ack: Sender<Option<Returned>> },
+    /// Interrupt the guest by this from now on.
+    SetCall { port: usize, queue: Queue, call: Option<EventFd> },
+    /// End.
+    Stop,
+}
+
+/// A ring a shard has let go of.
+#[derive(Debug)]
+pub enum Returned {
+    /// A transmit ring.
+    Tx(Box<TxRing>),
+    /// A receive ring.
+    Rx(Box<RxRing>),
+}
+
+impl Returned {
+    /// The position from which the next owner goes on.
+    pub fn base(&mut self) -> u16 {
+        match self {
+            Self::Tx(ring) => ring.ring().base(),
+            Self::Rx(ring) => ring.ring().base(),
+        }
+    }
+}
+
+/// The shard's thread has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the thread that serves this interface has ended")]
+pub struct Gone;
+
+#[derive(Debug)]
+struct Bell {
+    /// Set before the bell rings, so that a polling shard needs no system call to see it.
+    pending: AtomicBool,
+    fd: OwnedFd,
+}
+
+/// The control threads' end.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    sender: Sender<Message>,
+    bell: Arc<Bell>,
+}
+
+impl Handle {
+    /// Sends a request.
+    pub fn send(&self, message: Message) -> Result<(), Gone> {
+        self.sender.send(message).map_err(|_| Gone)?;
+        self.bell.pending.store(true, Ordering::Release);
+        // Cannot fail but for a full counter, which wakes the shard as well.
+        let _ = rustix::io::write(&self.bell.fd, &1u64.to_ne_bytes());
+        Ok(())
+    }
+
+    /// Takes a ring away from the shard and waits until it has let go.
+    pub fn remove(&self, port: usize, queue: Queue) -> Result<Option<Returned>, Gone> {
+        let (ack, answer) = mpsc::channel();
+        self.send(Message::Remove { port, queue, ack })?;
+        answer.recv().map_err(|_| Gone)
+    }
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub struct Mailbox {
+    receiver: Receiver<Message>,
+    bell: Arc<Bell>,
+}
+
+impl Mailbox {
+    /// A mailbox and the handle to it.
+    pub fn new() -> std::io::Result<(Handle, Self)> {
+        let (sender, receiver) = mpsc::channel();
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Arc::new(Bell { pending: AtomicBool::new(false), fd });
+        Ok((Handle { sender, bell: Arc::clone(&bell) }, Self { receiver, bell }))
+    }
+
+    /// Whether there may be something.
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.bell.pending.load(Ordering::Relaxed)
+    }
+
+    /// To be called before the messages are taken out.
+    pub fn clear(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.bell.fd, &mut count);
+        self.bell.pending.swap(false, Ordering::AcqRel);
+    }
+
+    /// The next message. When all handles are gone the shard has nobody to work for.
+    pub fn next(&self) -> Option<Message> {
+        match self.receiver.try_recv() {
+            Ok(message) => Some(message),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Message::Stop),
+        }
+    }
+}
+
+impl AsFd for Mailbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.fd.as_fd()
+    }
+}

@@ -1,2 +1,16 @@
-//! The command line.
-fn main() {}
+//! `vmm`: launches and operates Hopyard labs.
+
+mod api;
+mod cli;
+mod client;
+mod engine;
+mod failure;
+mod image;
+mod lab;
+mod sanitize;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

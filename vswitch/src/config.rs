@@ -150,15 +150,23 @@ impl Plan {
     /// Plans `topology` for `shards` threads, of which there is at least one.
     pub fn new(topology: &Topology, shards: usize) -> Result<Self, ConfigError> {
         let vertices = vertices(topology);
-        let index: HashMap<Vertex, usize> = vertices.iter().enumerate().map(|(i, v)| (*v, i)).collect();
+        let index: HashMap<Vertex, usize> =
+            vertices.iter().enumerate().map(|(i, v)| (*v, i)).collect();
         let find = |link: &str, end: Endpoint| {
             let interface = Vertex::Interface(end.node, end.port);
-            let found = index.get(&interface).or_else(|| index.get(&Vertex::Bridge(end.node)));
-            found.copied().ok_or_else(|| ConfigError::NoSuchEnd { link: link.to_owned() })
+            let found = index
+                .get(&interface)
+                .or_else(|| index.get(&Vertex::Bridge(end.node)));
+            found.copied().ok_or_else(|| ConfigError::NoSuchEnd {
+                link: link.to_owned(),
+            })
         };
         let mut ends = Vec::with_capacity(topology.links.len());
         for link in &topology.links {
-            ends.push([find(&link.name, link.ends[0])?, find(&link.name, link.ends[1])?]);
+            ends.push([
+                find(&link.name, link.ends[0])?,
+                find(&link.name, link.ends[1])?,
+            ]);
         }
         let shard_of = assign(vertices.len(), &ends, shards.max(1));
 
@@ -167,10 +175,15 @@ impl Plan {
             ports: Vec::new(),
             links: Vec::new(),
             nodes: Vec::new(),
-            shards: std::iter::repeat_with(ShardPlan::default).take(shards.max(1)).collect(),
+            shards: std::iter::repeat_with(ShardPlan::default)
+                .take(shards.max(1))
+                .collect(),
         };
-        let local: Vec<usize> =
-            vertices.iter().zip(&shard_of).map(|(v, shard)| plan.add_vertex(topology, *v, *shard)).collect();
+        let local: Vec<usize> = vertices
+            .iter()
+            .zip(&shard_of)
+            .map(|(v, shard)| plan.add_vertex(topology, *v, *shard))
+            .collect();
         let mut streams = Streams::new(topology.seed);
         let mut bridge_ports: Vec<Vec<Option<usize>>> = vec![Vec::new(); vertices.len()];
         for (link, ends) in topology.links.iter().zip(&ends) {
@@ -181,7 +194,10 @@ impl Plan {
                 let lane = shard.directions.len();
                 let sink = match vertices[to] {
                     Vertex::Interface(..) => Sink::Port(local[to]),
-                    Vertex::Bridge(_) => Sink::Bridge { bridge: local[to], port: link.ends[1 - way].port },
+                    Vertex::Bridge(_) => Sink::Bridge {
+                        bridge: local[to],
+                        port: link.ends[1 - way].port,
+                    },
                 };
                 let machine = matches!(vertices[from], Vertex::Interface(..));
                 let attributes = link.directions[way].clone();
@@ -189,7 +205,8 @@ impl Plan {
                     loss: Loss::new(attributes.loss, streams.next_stream()),
                     attributes,
                     sink,
-                    held_port: (machine && link.completion == Completion::Nic).then_some(local[from]),
+                    held_port: (machine && link.completion == Completion::Nic)
+                        .then_some(local[from]),
                     bridge: (!machine).then_some(local[from]),
                     counters: Arc::clone(counters),
                 });
@@ -203,7 +220,10 @@ impl Plan {
                 };
                 if slot.replace(lane).is_some() {
                     let end = end_name(topology, vertices[from]);
-                    return Err(ConfigError::TwoLinks { link: link.name.clone(), end });
+                    return Err(ConfigError::TwoLinks {
+                        link: link.name.clone(),
+                        end,
+                    });
                 }
             }
             plan.links.push(LinkPlan {
@@ -213,9 +233,18 @@ impl Plan {
             });
         }
         for (vertex, ports) in bridge_ports.into_iter().enumerate() {
-            let Vertex::Bridge(node) = vertices[vertex] else { continue };
-            let gap = |port| ConfigError::Gap { node: topology.nodes[node].name.clone(), port };
-            let egress: Result<_, _> = ports.iter().enumerate().map(|(p, lane)| lane.ok_or_else(|| gap(p))).collect();
+            let Vertex::Bridge(node) = vertices[vertex] else {
+                continue;
+            };
+            let gap = |port| ConfigError::Gap {
+                node: topology.nodes[node].name.clone(),
+                port,
+            };
+            let egress: Result<_, _> = ports
+                .iter()
+                .enumerate()
+                .map(|(p, lane)| lane.ok_or_else(|| gap(p)))
+                .collect();
             plan.shards[shard_of[vertex]].bridges[local[vertex]].egress = egress?;
         }
         Ok(plan)
@@ -228,8 +257,16 @@ impl Plan {
             Vertex::Interface(..) => {
                 let index = plan.ports.len();
                 let counters = Arc::<PortCounters>::default();
-                plan.ports.push(ShardPort { egress: None, counters: Arc::clone(&counters) });
-                self.ports.push(PortPlan { name: end_name(topology, vertex), shard, index, counters });
+                plan.ports.push(ShardPort {
+                    egress: None,
+                    counters: Arc::clone(&counters),
+                });
+                self.ports.push(PortPlan {
+                    name: end_name(topology, vertex),
+                    shard,
+                    index,
+                    counters,
+                });
                 index
             }
             Vertex::Bridge(node) => {
@@ -239,8 +276,16 @@ impl Plan {
                     NodeKind::Switch(attributes) => ("switch", Bridge::switch(attributes)),
                     NodeKind::Hub | NodeKind::Machine(_) => ("hub", Bridge::Hub),
                 };
-                plan.bridges.push(BridgePlan { bridge, egress: Vec::new(), counters: Arc::clone(&counters) });
-                self.nodes.push(NodePlan { name: topology.nodes[node].name.clone(), kind, counters });
+                plan.bridges.push(BridgePlan {
+                    bridge,
+                    egress: Vec::new(),
+                    counters: Arc::clone(&counters),
+                });
+                self.nodes.push(NodePlan {
+                    name: topology.nodes[node].name.clone(),
+                    kind,
+                    counters,
+                });
                 index
             }
         }
@@ -249,10 +294,17 @@ impl Plan {
 
 fn vertices(topology: &Topology) -> Vec<Vertex> {
     let of_node = |(n, node): (usize, &topology::model::Node)| match &node.kind {
-        NodeKind::Machine(m) => (0..m.interfaces.len()).map(|i| Vertex::Interface(n, i)).collect(),
+        NodeKind::Machine(m) => (0..m.interfaces.len())
+            .map(|i| Vertex::Interface(n, i))
+            .collect(),
         NodeKind::Switch(_) | NodeKind::Hub => vec![Vertex::Bridge(n)],
     };
-    topology.nodes.iter().enumerate().flat_map(of_node).collect()
+    topology
+        .nodes
+        .iter()
+        .enumerate()
+        .flat_map(of_node)
+        .collect()
 }
 
 fn end_name(topology: &Topology, vertex: Vertex) -> String {

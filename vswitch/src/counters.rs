@@ -15,7 +15,10 @@ impl Counter {
     /// Adds `n`. Only the thread that owns the counter may call this.
     #[inline]
     pub fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(n),
+            Ordering::Relaxed,
+        );
     }
 
     /// Replaces the value. Only the thread that owns the counter may call this.

@@ -1,8 +1,13 @@
 //! The virtual switch of a Hopyard lab: vhost-user ports, shaped links, layer-2 nodes.
+//!
+//! [`switch::Switch`] is the whole. [`port`] is the socket side, [`shard`] the data side: its [`shard::Engine`] is the
+//! packet path, without threads and on an injected clock; [`ring`] holds the virtqueues, [`link`] the shaper.
 #![warn(missing_docs)]
 
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod frame;
 pub mod l2;
@@ -13,3 +18,5 @@ pub mod port;
 pub mod ring;
 pub mod shard;
 pub mod socket;
+pub mod stats;
+pub mod switch;

@@ -1,2 +1,7 @@
-//! The virtual switch.
-fn main() {}
+//! The virtual switch of a Hopyard lab.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vswitch::cli::main()
+}

@@ -22,11 +22,17 @@ const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 #[expect(missing_docs, reason = "the messages say it")]
 #[derive(Debug, Error)]
 pub enum MemoryError {
-    #[error("it is not a memfd, so it cannot be sealed; share the guest's memory as a sealed memfd")]
+    #[error(
+        "it is not a memfd, so it cannot be sealed; share the guest's memory as a sealed memfd"
+    )]
     NotMemfd,
-    #[error("its memfd is not sealed against shrinking (F_SEAL_SHRINK); seal it, or start the switch with --allow-unsealed")]
+    #[error(
+        "its memfd is not sealed against shrinking (F_SEAL_SHRINK); seal it, or start the switch with --allow-unsealed"
+    )]
     NotSealed,
-    #[error("it is on hugetlbfs, where a punched hole faults; use ordinary pages, or start the switch with --allow-unsealed")]
+    #[error(
+        "it is on hugetlbfs, where a punched hole faults; use ordinary pages, or start the switch with --allow-unsealed"
+    )]
     HugePages,
     #[error("its file has {actual} bytes, but the region needs {needed}")]
     TooShort { needed: u64, actual: u64 },
@@ -65,7 +71,12 @@ pub struct Region {
 impl Region {
     /// Checks and maps `file`.
     pub fn map(spec: RegionSpec, file: File, allow_unsealed: bool) -> Result<Self, MemoryError> {
-        let RegionSpec { guest, size, user, offset } = spec;
+        let RegionSpec {
+            guest,
+            size,
+            user,
+            offset,
+        } = spec;
         let needed = offset.checked_add(size).ok_or(MemoryError::BadRange)?;
         if size == 0 || guest.checked_add(size).is_none() || user.checked_add(size).is_none() {
             return Err(MemoryError::BadRange);
@@ -91,7 +102,11 @@ impl Region {
 
     /// The mapping from `offset` on, if `offset` lies inside; with the number of bytes left.
     fn at(&self, offset: u64) -> Option<(NonNull<u8>, u64)> {
-        let left = self.spec.size.checked_sub(offset).filter(|left| *left > 0)?;
+        let left = self
+            .spec
+            .size
+            .checked_sub(offset)
+            .filter(|left| *left > 0)?;
         // `wrapping_add` stays inside the mapping, as `offset` is less than its size.
         NonNull::new(self.map.as_ptr().wrapping_add(offset as usize)).map(|p| (p, left))
     }
@@ -137,7 +152,8 @@ impl Memory {
         let new = region.spec;
         let overlaps = |a: u64, b: u64, other: u64, size: u64| a < other + size && other < a + b;
         if self.regions.iter().map(|r| r.spec).any(|r| {
-            overlaps(new.guest, new.size, r.guest, r.size) || overlaps(new.user, new.size, r.user, r.size)
+            overlaps(new.guest, new.size, r.guest, r.size)
+                || overlaps(new.user, new.size, r.user, r.size)
         }) {
             return Err(MemoryError::Overlap);
         }
@@ -150,7 +166,11 @@ impl Memory {
     /// This memory without the region at `guest`, `user` of `size` bytes.
     pub fn without(&self, guest: u64, user: u64, size: u64) -> Result<Self, MemoryError> {
         let same = |r: RegionSpec| r.guest == guest && r.user == user && r.size == size;
-        let at = self.regions.iter().position(|r| same(r.spec)).ok_or(MemoryError::Unknown)?;
+        let at = self
+            .regions
+            .iter()
+            .position(|r| same(r.spec))
+            .ok_or(MemoryError::Unknown)?;
         let mut regions = self.regions.clone();
         regions.remove(at);
         Ok(Self { regions })
@@ -165,13 +185,17 @@ impl Memory {
     pub fn at_user(&self, user: u64, len: u64) -> Option<NonNull<u8>> {
         self.regions.iter().find_map(|r| {
             let offset = user.checked_sub(r.spec.user)?;
-            r.at(offset).filter(|(_, left)| len <= *left).map(|(p, _)| p)
+            r.at(offset)
+                .filter(|(_, left)| len <= *left)
+                .map(|(p, _)| p)
         })
     }
 
     /// The `len` bytes at guest address `guest`, if one region holds them all.
     pub fn at_guest(&self, guest: u64, len: u64) -> Option<NonNull<u8>> {
-        self.find(guest).filter(|(_, left)| len <= *left).map(|(p, _)| p)
+        self.find(guest)
+            .filter(|(_, left)| len <= *left)
+            .map(|(p, _)| p)
     }
 
     /// Hands the pieces of the `len` bytes at `guest` to `push`, in order; adjacent regions may share them.
@@ -180,7 +204,9 @@ impl Memory {
     pub fn segments(&self, mut guest: u64, len: u32, mut push: impl FnMut(Segment)) -> bool {
         let mut rest = len;
         while rest > 0 {
-            let Some((ptr, left)) = self.find(guest) else { return false };
+            let Some((ptr, left)) = self.find(guest) else {
+                return false;
+            };
             let len = u32::try_from(left).map_or(rest, |left| left.min(rest));
             push(Segment { ptr, len });
             rest -= len;
@@ -213,27 +239,61 @@ mod tests {
     }
 
     fn region(guest: u64, user: u64, size: u64) -> Region {
-        let spec = RegionSpec { guest, size, user, offset: 0 };
+        let spec = RegionSpec {
+            guest,
+            size,
+            user,
+            offset: 0,
+        };
         Region::map(spec, memfd(size, SealFlags::SHRINK), false).unwrap()
     }
 
     #[test]
     fn refuses_what_could_fault() {
-        let spec = RegionSpec { guest: 0, size: 2 * PAGE, user: 0, offset: 0 };
+        let spec = RegionSpec {
+            guest: 0,
+            size: 2 * PAGE,
+            user: 0,
+            offset: 0,
+        };
         let refused = |spec, file, unsealed| Region::map(spec, file, unsealed).unwrap_err();
-        assert!(matches!(refused(spec, memfd(2 * PAGE, SealFlags::GROW), false), MemoryError::NotSealed));
+        assert!(matches!(
+            refused(spec, memfd(2 * PAGE, SealFlags::GROW), false),
+            MemoryError::NotSealed
+        ));
         assert!(matches!(
             refused(spec, memfd(PAGE, SealFlags::SHRINK), false),
-            MemoryError::TooShort { needed: 8192, actual: 4096 }
+            MemoryError::TooShort {
+                needed: 8192,
+                actual: 4096
+            }
         ));
-        assert!(matches!(refused(spec, memfd(PAGE, SealFlags::SHRINK), true), MemoryError::TooShort { .. }));
-        let past = RegionSpec { offset: PAGE, ..spec };
-        assert!(matches!(refused(past, memfd(2 * PAGE, SealFlags::SHRINK), false), MemoryError::TooShort { .. }));
-        let wraps = RegionSpec { guest: u64::MAX - PAGE, ..spec };
-        assert!(matches!(refused(wraps, memfd(2 * PAGE, SealFlags::SHRINK), false), MemoryError::BadRange));
+        assert!(matches!(
+            refused(spec, memfd(PAGE, SealFlags::SHRINK), true),
+            MemoryError::TooShort { .. }
+        ));
+        let past = RegionSpec {
+            offset: PAGE,
+            ..spec
+        };
+        assert!(matches!(
+            refused(past, memfd(2 * PAGE, SealFlags::SHRINK), false),
+            MemoryError::TooShort { .. }
+        ));
+        let wraps = RegionSpec {
+            guest: u64::MAX - PAGE,
+            ..spec
+        };
+        assert!(matches!(
+            refused(wraps, memfd(2 * PAGE, SealFlags::SHRINK), false),
+            MemoryError::BadRange
+        ));
         let ordinary = tempfile::tempfile().unwrap();
         ordinary.set_len(2 * PAGE).unwrap();
-        assert!(matches!(refused(spec, ordinary, false), MemoryError::NotMemfd | MemoryError::NotSealed));
+        assert!(matches!(
+            refused(spec, ordinary, false),
+            MemoryError::NotMemfd | MemoryError::NotSealed
+        ));
         assert!(Region::map(spec, memfd(2 * PAGE, SealFlags::empty()), true).is_ok());
     }
 
@@ -243,12 +303,28 @@ mod tests {
             .with(region(4 * PAGE, 0x9000_0000, PAGE))
             .and_then(|m| m.with(region(0, 0x1000_0000, PAGE)))
             .unwrap();
-        assert_eq!(memory.regions.iter().map(|r| r.spec.guest).collect::<Vec<_>>(), [0, 4 * PAGE]);
-        assert!(matches!(memory.with(region(0, 0x5000_0000, PAGE)), Err(MemoryError::Overlap)));
-        assert!(matches!(memory.with(region(PAGE, 0x9000_0000, PAGE)), Err(MemoryError::Overlap)));
+        assert_eq!(
+            memory
+                .regions
+                .iter()
+                .map(|r| r.spec.guest)
+                .collect::<Vec<_>>(),
+            [0, 4 * PAGE]
+        );
+        assert!(matches!(
+            memory.with(region(0, 0x5000_0000, PAGE)),
+            Err(MemoryError::Overlap)
+        ));
+        assert!(matches!(
+            memory.with(region(PAGE, 0x9000_0000, PAGE)),
+            Err(MemoryError::Overlap)
+        ));
         let fewer = memory.without(0, 0x1000_0000, PAGE).unwrap();
         assert!(fewer.at_guest(0, 1).is_none());
-        assert!(matches!(fewer.without(0, 0x1000_0000, PAGE), Err(MemoryError::Unknown)));
+        assert!(matches!(
+            fewer.without(0, 0x1000_0000, PAGE),
+            Err(MemoryError::Unknown)
+        ));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 //! The switch offers no offloads, so a frame it takes must ask for none and a frame it gives needs none. A header is
 //! checked on a private copy and a new one is built for each receiver; one guest's header bytes never reach another.
 
-use virtio_bindings::virtio_net::{VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE,
+};
 
 use crate::port::features::VERSION_1;
 
@@ -29,7 +31,9 @@ impl Layout {
     /// `MRG_RXBUF`.
     pub fn from_features(features: u64) -> Self {
         let long = features & (VERSION_1 | 1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
-        Self { len: if long { 12 } else { 10 } }
+        Self {
+            len: if long { 12 } else { 10 },
+        }
     }
 
     /// Bytes before the frame.
@@ -73,13 +77,21 @@ mod tests {
         let mut header = [0u8; 12];
         assert_eq!(layout.check_transmit(&header), Ok(()));
         header[NUM_BUFFERS] = 9;
-        assert_eq!(layout.check_transmit(&header), Ok(()), "num_buffers means nothing when sending");
+        assert_eq!(
+            layout.check_transmit(&header),
+            Ok(()),
+            "num_buffers means nothing when sending"
+        );
         header[FLAGS] = 1;
         assert_eq!(layout.check_transmit(&header), Err(NotOffered));
         header[FLAGS] = 0;
         for gso in [1u8, 3, 4, 5, 0x80] {
             header[GSO_TYPE] = gso;
-            assert_eq!(layout.check_transmit(&header), Err(NotOffered), "gso_type {gso}");
+            assert_eq!(
+                layout.check_transmit(&header),
+                Err(NotOffered),
+                "gso_type {gso}"
+            );
         }
     }
 

@@ -47,7 +47,9 @@ impl Socket {
         match fs::symlink_metadata(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed(e)),
-            Ok(m) if !m.file_type().is_socket() => return Err(SocketError::NotASocket(path.to_owned())),
+            Ok(m) if !m.file_type().is_socket() => {
+                return Err(SocketError::NotASocket(path.to_owned()));
+            }
             Ok(_) => match probe(path) {
                 Err(Errno::CONNREFUSED) => fs::remove_file(path).map_err(failed)?,
                 // A full backlog is a sign of life, too.
@@ -57,7 +59,11 @@ impl Socket {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         let m = fs::symlink_metadata(path).map_err(failed)?;
-        Ok(Self { listener, path: path.to_owned(), inode: (m.dev(), m.ino()) })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            inode: (m.dev(), m.ino()),
+        })
     }
 
     /// The listener.
@@ -119,7 +125,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notes.txt");
         fs::write(&path, "precious").unwrap();
-        assert!(matches!(Socket::listen(&path), Err(SocketError::NotASocket(_))));
+        assert!(matches!(
+            Socket::listen(&path),
+            Err(SocketError::NotASocket(_))
+        ));
         assert_eq!(fs::read(&path).unwrap(), b"precious");
     }
 

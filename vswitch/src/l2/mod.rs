@@ -4,7 +4,7 @@ mod table;
 
 use topology::model::SwitchNode;
 
-pub use table::{MacTable, Mac};
+pub use table::{Mac, MacTable};
 
 use crate::clock::Time;
 
@@ -34,7 +34,10 @@ pub enum Bridge {
 impl Bridge {
     /// A learning switch.
     pub fn switch(attributes: &SwitchNode) -> Self {
-        Self::Switch(MacTable::new(attributes.ageing, attributes.table_limit as usize))
+        Self::Switch(MacTable::new(
+            attributes.ageing,
+            attributes.table_limit as usize,
+        ))
     }
 
     /// Decides on a frame that came in through `port`.

@@ -32,7 +32,12 @@ pub struct MacTable {
 impl MacTable {
     /// A table that forgets after `ageing` and holds `limit` addresses.
     pub fn new(ageing: Duration, limit: usize) -> Self {
-        Self { entries: HashMap::new(), ageing, limit, swept: Time::ZERO }
+        Self {
+            entries: HashMap::new(),
+            ageing,
+            limit,
+            swept: Time::ZERO,
+        }
     }
 
     /// Learns the source and looks the destination up.
@@ -40,7 +45,11 @@ impl MacTable {
         let (destination, source) = split(addresses);
         self.learn(source, port, now);
         if is_group(destination) {
-            return if is_link_local(destination) { Verdict::Filter } else { Verdict::Flood };
+            return if is_link_local(destination) {
+                Verdict::Filter
+            } else {
+                Verdict::Flood
+            };
         }
         match self.entries.get(&destination) {
             Some(e) if now.since(e.seen) > self.ageing => {
@@ -125,9 +134,16 @@ mod tests {
         assert_eq!(t.decide(0, &frame(B, A), at(0)), Verdict::Flood);
         assert_eq!(t.decide(1, &frame(A, B), at(0)), Verdict::Forward(0));
         assert_eq!(t.decide(0, &frame(B, A), at(0)), Verdict::Forward(1));
-        assert_eq!(t.decide(1, &frame(B, A), at(0)), Verdict::Filter, "A has moved to port 1, where B is");
+        assert_eq!(
+            t.decide(1, &frame(B, A), at(0)),
+            Verdict::Filter,
+            "A has moved to port 1, where B is"
+        );
         assert_eq!(t.decide(0, &frame(BROADCAST, B), at(0)), Verdict::Flood);
-        assert_eq!(t.decide(0, &frame([1, 0x80, 0xc2, 0, 0, 0], B), at(0)), Verdict::Filter);
+        assert_eq!(
+            t.decide(0, &frame([1, 0x80, 0xc2, 0, 0, 0], B), at(0)),
+            Verdict::Filter
+        );
     }
 
     #[test]
@@ -147,7 +163,11 @@ mod tests {
         assert_eq!(t.len(), 4);
         assert_eq!(t.decide(1, &frame(A, B), at(2)), Verdict::Flood);
         t.decide(1, &frame(A, B), at(400));
-        assert_eq!(t.decide(0, &frame(B, A), at(400)), Verdict::Forward(1), "old entries make room");
+        assert_eq!(
+            t.decide(0, &frame(B, A), at(400)),
+            Verdict::Forward(1),
+            "old entries make room"
+        );
     }
 
     #[test]

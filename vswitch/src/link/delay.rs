@@ -12,7 +12,9 @@ pub(super) struct DelayLine<T> {
 
 impl<T> Default for DelayLine<T> {
     fn default() -> Self {
-        Self { line: VecDeque::new() }
+        Self {
+            line: VecDeque::new(),
+        }
     }
 }
 

@@ -46,7 +46,8 @@ impl Loss {
     /// The fate of the next frame.
     #[inline]
     pub fn draw(&mut self) -> bool {
-        self.below.is_some_and(|below| self.random.next_u64() < below || below == u64::MAX)
+        self.below
+            .is_some_and(|below| self.random.next_u64() < below || below == u64::MAX)
     }
 }
 
@@ -72,7 +73,10 @@ mod tests {
             let n = 200_000;
             let sigma = (f64::from(n) * p * (1.0 - p)).sqrt();
             let lost = f64::from(count(p, 42, n));
-            assert!((lost - f64::from(n) * p).abs() < 5.0 * sigma, "p {p}: lost {lost}");
+            assert!(
+                (lost - f64::from(n) * p).abs() < 5.0 * sigma,
+                "p {p}: lost {lost}"
+            );
         }
     }
 
@@ -80,7 +84,10 @@ mod tests {
     fn same_seed_same_fate_other_stream_other_fate() {
         let fate = |seed, nth| {
             let mut streams = Streams::new(seed);
-            let mut loss = (0..=nth).map(|_| Loss::new(0.5, streams.next_stream())).last().unwrap();
+            let mut loss = (0..=nth)
+                .map(|_| Loss::new(0.5, streams.next_stream()))
+                .last()
+                .unwrap();
             (0..64).map(|_| loss.draw()).collect::<Vec<_>>()
         };
         assert_eq!(fate(7, 3), fate(7, 3));

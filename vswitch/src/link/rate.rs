@@ -48,7 +48,11 @@ impl Rate {
         let bits = (u64::from(len.min(MAX_FRAME)) + u64::from(self.overhead)) * 8;
         let units = bits * NANOS + self.remainder;
         self.remainder = units % self.bits_per_second;
-        self.free = Time::from_nanos(self.free.as_nanos().saturating_add(units / self.bits_per_second));
+        self.free = Time::from_nanos(
+            self.free
+                .as_nanos()
+                .saturating_add(units / self.bits_per_second),
+        );
         self.free
     }
 }
@@ -65,7 +69,9 @@ mod tests {
         assert_eq!(r.transmit(Time::from_nanos(5), 1514).as_nanos(), 5 + 12_304);
         // At 3 bit/s a byte takes 2 666 666 666.67 ns; the third ends on a whole number.
         let mut r = Rate::new(3, 0);
-        let ends: Vec<u64> = (0..3).map(|_| r.transmit(Time::ZERO, 1).as_nanos()).collect();
+        let ends: Vec<u64> = (0..3)
+            .map(|_| r.transmit(Time::ZERO, 1).as_nanos())
+            .collect();
         assert_eq!(ends, [2_666_666_666, 5_333_333_333, 8_000_000_000]);
     }
 
@@ -73,7 +79,10 @@ mod tests {
     fn no_credit_is_saved_while_idle() {
         let mut r = Rate::new(8_000, 0);
         assert_eq!(r.transmit(Time::ZERO, 1).as_nanos(), 1_000_000);
-        assert_eq!(r.transmit(Time::from_nanos(9_000_000), 1).as_nanos(), 10_000_000);
+        assert_eq!(
+            r.transmit(Time::from_nanos(9_000_000), 1).as_nanos(),
+            10_000_000
+        );
     }
 
     #[test]

@@ -100,13 +100,21 @@ impl<T> Shaper<T> {
             Limit::Packets(limit) => self.waiting.len() < limit as usize,
             Limit::Bytes(limit) => self.waiting_bytes + u64::from(len) <= limit,
         };
-        if fits || self.transmitting.is_none() { Ok(()) } else { Err(Full) }
+        if fits || self.transmitting.is_none() {
+            Ok(())
+        } else {
+            Err(Full)
+        }
     }
 
     /// Appends a frame of `len` bytes to the queue, whatever the limit says, and starts its transmission if nothing
     /// stands before it.
     pub fn enqueue(&mut self, now: Time, item: T, len: u32) {
-        self.waiting.push_back(Queued { item, since: now, len });
+        self.waiting.push_back(Queued {
+            item,
+            since: now,
+            len,
+        });
         self.waiting_bytes += u64::from(len);
         if self.transmitting.is_none() {
             self.start();
@@ -242,10 +250,16 @@ mod tests {
         let mut out = Vec::new();
         for (i, (at, len)) in frames.iter().enumerate() {
             let busy = end / rate > u128::from(*at);
-            let waiting: Vec<u32> = begun.iter().filter(|(b, _)| b > at).map(|(_, len)| *len).collect();
+            let waiting: Vec<u32> = begun
+                .iter()
+                .filter(|(b, _)| b > at)
+                .map(|(_, len)| *len)
+                .collect();
             let fits = match d.queue.limit {
                 Limit::Packets(n) => waiting.len() < n as usize,
-                Limit::Bytes(n) => waiting.iter().map(|l| u64::from(*l)).sum::<u64>() + u64::from(*len) <= n,
+                Limit::Bytes(n) => {
+                    waiting.iter().map(|l| u64::from(*l)).sum::<u64>() + u64::from(*len) <= n
+                }
             };
             if busy && !fits {
                 continue;

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserSharedMsg, VhostUserShMemConfig,
-    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
-};
 use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig,
+    VhostUserSharedMsg, VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::features::{self, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, OFFERED, PROTOCOL_FEATURES};
@@ -77,14 +77,20 @@ impl<'a> Handler<'a> {
 
     fn index(index: u32) -> Result<usize> {
         let index = usize::try_from(index).map_err(refuse)?;
-        if index < QUEUES.len() { Ok(index) } else { Err(refuse(format!("there is no ring {index}"))) }
+        if index < QUEUES.len() {
+            Ok(index)
+        } else {
+            Err(refuse(format!("there is no ring {index}")))
+        }
     }
 
     /// A ring that may be changed.
     fn stopped(&mut self, index: u32) -> Result<&mut Ring> {
         let index = Self::index(index)?;
         if self.rings[index].running {
-            return Err(refuse(format!("ring {index} was changed while it was running")));
+            return Err(refuse(format!(
+                "ring {index} was changed while it was running"
+            )));
         }
         Ok(&mut self.rings[index])
     }
@@ -101,19 +107,33 @@ impl<'a> Handler<'a> {
             ..ring.layout
         };
         let bad = |e: RingError| refuse(format!("ring {index} cannot be started: {e}"));
-        let call = ring.call.as_ref().map(EventFd::try_clone).transpose().map_err(refuse)?;
+        let call = ring
+            .call
+            .as_ref()
+            .map(EventFd::try_clone)
+            .transpose()
+            .map_err(refuse)?;
         let split = SplitRing::new(Arc::clone(&self.memory), layout, call).map_err(bad)?;
         let header = Layout::from_features(self.features);
         let port = self.port;
         let message = match QUEUES[index] {
             Queue::Receive => {
                 let mergeable = self.features & MRG_RXBUF != 0;
-                Message::AddRx { port, ring: Box::new(RxRing::new(split, header, mergeable)) }
+                Message::AddRx {
+                    port,
+                    ring: Box::new(RxRing::new(split, header, mergeable)),
+                }
             }
             Queue::Transmit => {
-                let Some(kick) = &ring.kick else { return Ok(()) };
+                let Some(kick) = &ring.kick else {
+                    return Ok(());
+                };
                 let kick = kick.try_clone().map_err(refuse)?;
-                Message::AddTx { port, ring: Box::new(TxRing::new(split, header)), kick }
+                Message::AddTx {
+                    port,
+                    ring: Box::new(TxRing::new(split, header)),
+                    kick,
+                }
             }
         };
         self.shard.send(message).map_err(refuse)?;
@@ -124,7 +144,10 @@ impl<'a> Handler<'a> {
     /// Takes a ring back from the shard, which has let go of the guest's memory when this returns.
     fn stop(&mut self, index: usize) -> Result<()> {
         if self.rings[index].running {
-            let returned = self.shard.remove(self.port, QUEUES[index]).map_err(refuse)?;
+            let returned = self
+                .shard
+                .remove(self.port, QUEUES[index])
+                .map_err(refuse)?;
             if let Some(mut returned) = returned {
                 self.rings[index].layout.base = returned.base();
             }
@@ -159,13 +182,21 @@ impl<'a> Handler<'a> {
 
     fn map(&self, spec: RegionSpec, file: File) -> Result<Region> {
         let RegionSpec { guest, size, .. } = spec;
-        Region::map(spec, file, self.policy.allow_unsealed)
-            .map_err(|e| refuse(format!("the {size} bytes of guest memory at {guest:#x} cannot be used: {e}")))
+        Region::map(spec, file, self.policy.allow_unsealed).map_err(|e| {
+            refuse(format!(
+                "the {size} bytes of guest memory at {guest:#x} cannot be used: {e}"
+            ))
+        })
     }
 
     fn event(index: u8, file: Option<File>, what: &str) -> Result<Option<EventFd>> {
-        let bad = |e| refuse(format!("the {what} descriptor of ring {index} is not a usable eventfd: {e}"));
-        file.map(|f| EventFd::new(f.into()).map_err(bad)).transpose()
+        let bad = |e| {
+            refuse(format!(
+                "the {what} descriptor of ring {index} is not a usable eventfd: {e}"
+            ))
+        };
+        file.map(|f| EventFd::new(f.into()).map_err(bad))
+            .transpose()
     }
 }
 
@@ -196,7 +227,9 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
     fn set_features(&mut self, features: u64) -> Result<()> {
         let unknown = features & !OFFERED;
         if unknown != 0 {
-            return Err(refuse(format!("it acknowledged feature bits {unknown:#x}, which were not offered")));
+            return Err(refuse(format!(
+                "it acknowledged feature bits {unknown:#x}, which were not offered"
+            )));
         }
         if features != self.features && self.rings.iter().any(|r| r.running) {
             return Err(refuse("it changed the features while rings were running"));
@@ -221,7 +254,12 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
     ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
         let mut memory = Memory::default();
         for (r, file) in regions.iter().zip(files) {
-            let spec = RegionSpec { guest: r.guest_phys_addr, size: r.memory_size, user: r.user_addr, offset: r.mmap_offset };
+            let spec = RegionSpec {
+                guest: r.guest_phys_addr,
+                size: r.memory_size,
+                user: r.user_addr,
+                offset: r.mmap_offset,
+            };
             memory = memory.with(self.map(spec, file)?).map_err(refuse)?;
         }
         self.replace_memory(memory)?;
@@ -234,14 +272,22 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         file: File,
         _postcopy: Option<bool>,
     ) -> Result<Option<VhostUserMemoryRegionBase>> {
-        let spec = RegionSpec { guest: r.guest_phys_addr, size: r.memory_size, user: r.user_addr, offset: r.mmap_offset };
+        let spec = RegionSpec {
+            guest: r.guest_phys_addr,
+            size: r.memory_size,
+            user: r.user_addr,
+            offset: r.mmap_offset,
+        };
         let memory = self.memory.with(self.map(spec, file)?).map_err(refuse)?;
         self.replace_memory(memory)?;
         Ok(None)
     }
 
     fn remove_mem_region(&mut self, r: &VhostUserSingleMemoryRegion) -> Result<()> {
-        let memory = self.memory.without(r.guest_phys_addr, r.user_addr, r.memory_size).map_err(refuse)?;
+        let memory = self
+            .memory
+            .without(r.guest_phys_addr, r.user_addr, r.memory_size)
+            .map_err(refuse)?;
         self.replace_memory(memory)
     }
 
@@ -251,8 +297,11 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
         let ring = self.stopped(index)?;
-        let size = u16::try_from(num).ok().filter(|n| n.is_power_of_two() && *n <= MAX_SIZE);
-        ring.layout.size = size.ok_or_else(|| refuse(format!("ring {index}: {}", RingError::Size(num))))?;
+        let size = u16::try_from(num)
+            .ok()
+            .filter(|n| n.is_power_of_two() && *n <= MAX_SIZE);
+        ring.layout.size =
+            size.ok_or_else(|| refuse(format!("ring {index}: {}", RingError::Size(num))))?;
         Ok(())
     }
 
@@ -266,14 +315,20 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         _log: u64,
     ) -> Result<()> {
         let ring = self.stopped(index)?;
-        ring.layout = RingLayout { descriptors, used, available, ..ring.layout };
+        ring.layout = RingLayout {
+            descriptors,
+            used,
+            available,
+            ..ring.layout
+        };
         ring.addressed = true;
         Ok(())
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
         let ring = self.stopped(index)?;
-        ring.layout.base = u16::try_from(base).map_err(|_| refuse(format!("ring {index}: base {base} has more than 16 bits")))?;
+        ring.layout.base = u16::try_from(base)
+            .map_err(|_| refuse(format!("ring {index}: base {base} has more than 16 bits")))?;
         Ok(())
     }
 
@@ -289,7 +344,9 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
     fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
         let i = Self::index(index.into())?;
         let Some(kick) = Self::event(index, fd, "kick")? else {
-            return Err(refuse(format!("ring {index} was started without a kick descriptor")));
+            return Err(refuse(format!(
+                "ring {index} was started without a kick descriptor"
+            )));
         };
         self.stop(i)?;
         self.rings[i].kick = Some(kick);
@@ -300,8 +357,18 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         let i = Self::index(index.into())?;
         let call = Self::event(index, fd, "call")?;
         if self.rings[i].running {
-            let call = call.as_ref().map(EventFd::try_clone).transpose().map_err(refuse)?;
-            self.shard.send(Message::SetCall { port: self.port, queue: QUEUES[i], call }).map_err(refuse)?;
+            let call = call
+                .as_ref()
+                .map(EventFd::try_clone)
+                .transpose()
+                .map_err(refuse)?;
+            self.shard
+                .send(Message::SetCall {
+                    port: self.port,
+                    queue: QUEUES[i],
+                    call,
+                })
+                .map_err(refuse)?;
         }
         self.rings[i].call = call;
         Ok(())
@@ -325,7 +392,9 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
     fn set_protocol_features(&mut self, bits: u64) -> Result<()> {
         let unknown = bits & !features::protocol().bits();
         if unknown != 0 {
-            return Err(refuse(format!("it acknowledged protocol feature bits {unknown:#x}, which were not offered")));
+            return Err(refuse(format!(
+                "it acknowledged protocol feature bits {unknown:#x}, which were not offered"
+            )));
         }
         Ok(())
     }
@@ -338,11 +407,21 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         not_offered()
     }
 
-    fn get_config(&mut self, _offset: u32, _size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+    fn get_config(
+        &mut self,
+        _offset: u32,
+        _size: u32,
+        _flags: VhostUserConfigFlags,
+    ) -> Result<Vec<u8>> {
         not_offered()
     }
 
-    fn set_config(&mut self, _offset: u32, _bytes: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+    fn set_config(
+        &mut self,
+        _offset: u32,
+        _bytes: &[u8],
+        _flags: VhostUserConfigFlags,
+    ) -> Result<()> {
         not_offered()
     }
 
@@ -354,7 +433,10 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         not_offered()
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+    fn get_inflight_fd(
+        &mut self,
+        _inflight: &VhostUserInflight,
+    ) -> Result<(VhostUserInflight, File)> {
         not_offered()
     }
 

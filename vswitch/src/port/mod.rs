@@ -50,7 +50,12 @@ impl Port {
     /// A port that listens on `socket`.
     pub fn new(plan: PortPlan, socket: Socket) -> Self {
         let status = Status::new(plan.name.clone());
-        Self { plan, socket, status, connection: Mutex::new(Connection::None) }
+        Self {
+            plan,
+            socket,
+            status,
+            connection: Mutex::new(Connection::None),
+        }
     }
 
     /// Its place in the switch.
@@ -65,15 +70,20 @@ impl Port {
 
     /// Notes that the shard stopped a ring.
     pub fn ring_stopped(&self, stopped: Stopped) {
-        let Stopped { queue, violation, .. } = stopped;
-        self.status.problem(&format!("its {queue} ring was stopped: {violation}"));
+        let Stopped {
+            queue, violation, ..
+        } = stopped;
+        self.status
+            .problem(&format!("its {queue} ring was stopped: {violation}"));
     }
 
     /// Starts the control thread.
     pub fn spawn(self: &Arc<Self>, shard: Handle, policy: Policy) -> io::Result<JoinHandle<()>> {
         let port = Arc::clone(self);
         // The vhost crate's handler needs little; a thousand ports should not reserve gigabytes.
-        let thread = std::thread::Builder::new().name(self.plan.name.clone()).stack_size(256 << 10);
+        let thread = std::thread::Builder::new()
+            .name(self.plan.name.clone())
+            .stack_size(256 << 10);
         thread.spawn(move || port.run(&shard, policy))
     }
 
@@ -87,7 +97,9 @@ impl Port {
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn run(&self, shard: &Handle, policy: Policy) {
@@ -100,7 +112,8 @@ impl Port {
                         return;
                     }
                     // Out of descriptors or memory; both can pass.
-                    self.status.problem(&format!("cannot accept a connection: {e}"));
+                    self.status
+                        .problem(&format!("cannot accept a connection: {e}"));
                     std::thread::sleep(std::time::Duration::from_millis(100));
                     continue;
                 }
@@ -113,7 +126,9 @@ impl Port {
 
     /// Serves a front-end until it is gone; `false` when the switch is ending.
     fn serve(&self, stream: UnixStream, shard: &Handle, policy: Policy) -> bool {
-        let Ok(clone) = stream.try_clone() else { return true };
+        let Ok(clone) = stream.try_clone() else {
+            return true;
+        };
         {
             let mut connection = self.connection();
             if matches!(*connection, Connection::Closed) {
@@ -137,9 +152,15 @@ impl Port {
         if !closed {
             *connection = Connection::None;
             match end {
-                VhostError::Disconnected | VhostError::PartialMessage | VhostError::SocketBroken(_) => {}
-                VhostError::ReqHandlerError(reason) => self.status.problem(&format!("its front-end was refused: {reason}")),
-                other => self.status.problem(&format!("its front-end broke the vhost-user protocol: {other}")),
+                VhostError::Disconnected
+                | VhostError::PartialMessage
+                | VhostError::SocketBroken(_) => {}
+                VhostError::ReqHandlerError(reason) => self
+                    .status
+                    .problem(&format!("its front-end was refused: {reason}")),
+                other => self.status.problem(&format!(
+                    "its front-end broke the vhost-user protocol: {other}"
+                )),
             }
         }
         self.status.disconnected();

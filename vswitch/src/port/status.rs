@@ -44,8 +44,16 @@ struct Inner {
 impl Status {
     /// Of the port `name`.
     pub fn new(name: String) -> Self {
-        let inner = Inner { status: PortStatus::default(), tokens: BURST, refilled: Instant::now(), suppressed: 0 };
-        Self { name, inner: Mutex::new(inner) }
+        let inner = Inner {
+            status: PortStatus::default(),
+            tokens: BURST,
+            refilled: Instant::now(),
+            suppressed: 0,
+        };
+        Self {
+            name,
+            inner: Mutex::new(inner),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -75,8 +83,16 @@ impl Status {
     /// It is gone, and so are its rings.
     pub fn disconnected(&self) {
         let mut inner = self.lock();
-        let PortStatus { connections, last_error, .. } = std::mem::take(&mut inner.status);
-        inner.status = PortStatus { connections, last_error, ..PortStatus::default() };
+        let PortStatus {
+            connections,
+            last_error,
+            ..
+        } = std::mem::take(&mut inner.status);
+        inner.status = PortStatus {
+            connections,
+            last_error,
+            ..PortStatus::default()
+        };
         if inner.may_log() {
             info!("{}: front-end disconnected", self.name);
         }
@@ -89,7 +105,10 @@ impl Status {
         if inner.may_log() {
             let suppressed = std::mem::take(&mut inner.suppressed);
             if suppressed > 0 {
-                warn!("{}: {what} ({suppressed} earlier messages left out)", self.name);
+                warn!(
+                    "{}: {what} ({suppressed} earlier messages left out)",
+                    self.name
+                );
             } else {
                 warn!("{}: {what}", self.name);
             }
@@ -102,7 +121,10 @@ impl Inner {
         let refill = self.refilled.elapsed().as_nanos() / REFILL.as_nanos();
         if refill > 0 {
             self.refilled = Instant::now();
-            self.tokens = self.tokens.saturating_add(u32::try_from(refill).unwrap_or(BURST)).min(BURST);
+            self.tokens = self
+                .tokens
+                .saturating_add(u32::try_from(refill).unwrap_or(BURST))
+                .min(BURST);
         }
         if self.tokens == 0 {
             self.suppressed += 1;

@@ -55,7 +55,9 @@ impl Chain {
             // SAFETY: the segment is `len >= n` bytes of a live mapping (`Segment`'s contract, kept by the ring that
             // owns this chain and the `Memory`), `out` has `n` bytes left, and private memory cannot overlap a mapping.
             // The guest may write at the same time; the bytes are then arbitrary, which every reader expects.
-            unsafe { ptr::copy_nonoverlapping(segment.ptr.as_ptr(), out.as_mut_ptr().add(done), n) };
+            unsafe {
+                ptr::copy_nonoverlapping(segment.ptr.as_ptr(), out.as_mut_ptr().add(done), n)
+            };
             done += n;
             if n == segment.len as usize {
                 self.first += 1;
@@ -72,7 +74,10 @@ pub(super) fn advance(segment: Segment, n: u32) -> Segment {
     debug_assert!(n < segment.len);
     // SAFETY: `n` is less than the length of the segment, so the sum stays inside the same mapping.
     let ptr: NonNull<u8> = unsafe { segment.ptr.add(n as usize) };
-    Segment { ptr, len: segment.len - n }
+    Segment {
+        ptr,
+        len: segment.len - n,
+    }
 }
 
 /// Copies the bytes of `pieces`, in order, to `out`, which has room for them all; returns how many there were.

@@ -64,7 +64,12 @@ mod tests {
         let (read, write) = std::io::pipe().unwrap();
         assert!(EventFd::new(read.into()).is_err());
         assert!(EventFd::new(write.into()).is_err());
-        assert!(EventFd::new(rustix::event::epoll::create(rustix::event::epoll::CreateFlags::empty()).unwrap()).is_err());
+        assert!(
+            EventFd::new(
+                rustix::event::epoll::create(rustix::event::epoll::CreateFlags::empty()).unwrap()
+            )
+            .is_err()
+        );
         assert!(EventFd::new(tempfile::tempfile().unwrap().into()).is_err());
     }
 

@@ -39,7 +39,11 @@ pub enum NoBuffer {
 impl RxRing {
     /// A ring whose frames go behind a header of the given layout, spread over several buffers if `mergeable`.
     pub fn new(ring: SplitRing, header: Layout, mergeable: bool) -> Self {
-        Self { ring, header, mergeable }
+        Self {
+            ring,
+            header,
+            mergeable,
+        }
     }
 
     /// The ring below.
@@ -131,7 +135,13 @@ struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     fn new(chains: &'a mut [Chain], reservation: Reservation) -> Self {
-        Self { chains, head: reservation.first, left: reservation.count - 1, index: 0, offset: 0 }
+        Self {
+            chains,
+            head: reservation.first,
+            left: reservation.count - 1,
+            index: 0,
+            offset: 0,
+        }
     }
 
     fn bytes(&mut self, bytes: &[u8]) {

@@ -44,7 +44,9 @@ pub enum Violation {
     IndirectNotAgreed,
     #[error("an indirect table inside an indirect table, or followed by more descriptors")]
     IndirectNested,
-    #[error("an indirect table is empty, is not a multiple of 16 bytes long, or lies outside the guest's memory")]
+    #[error(
+        "an indirect table is empty, is not a multiple of 16 bytes long, or lies outside the guest's memory"
+    )]
     IndirectTable,
     #[error("a buffer is shorter than the virtio-net header")]
     ShortHeader,
@@ -134,15 +136,31 @@ unsafe impl Send for SplitRing {}
 
 impl SplitRing {
     /// Checks `layout` against `memory` and starts there.
-    pub fn new(memory: Arc<Memory>, layout: RingLayout, call: Option<EventFd>) -> Result<Self, RingError> {
-        let RingLayout { size, descriptors, available, used, base, event_idx, indirect } = layout;
+    pub fn new(
+        memory: Arc<Memory>,
+        layout: RingLayout,
+        call: Option<EventFd>,
+    ) -> Result<Self, RingError> {
+        let RingLayout {
+            size,
+            descriptors,
+            available,
+            used,
+            base,
+            event_idx,
+            indirect,
+        } = layout;
         if !size.is_power_of_two() || size > MAX_SIZE {
             return Err(RingError::Size(size.into()));
         }
         let n = u64::from(size);
         let find = |what, user: u64, len: u64, align: usize| {
             let p = memory.at_user(user, len).ok_or(RingError::Address(what))?;
-            if p.addr().get().is_multiple_of(align) { Ok(p) } else { Err(RingError::Alignment(what)) }
+            if p.addr().get().is_multiple_of(align) {
+                Ok(p)
+            } else {
+                Err(RingError::Alignment(what))
+            }
         };
         // Both rings end with the other side's event index, which is there with EVENT_IDX only, but costs nothing to demand.
         let descriptors = find("descriptor table", descriptors, DESC_BYTES * n, 16)?;
@@ -164,7 +182,9 @@ impl SplitRing {
             next_used: 0,
             published: 0,
             signalled: None,
-            chains: std::iter::repeat_with(Chain::default).take(size.into()).collect(),
+            chains: std::iter::repeat_with(Chain::default)
+                .take(size.into())
+                .collect(),
             order: vec![0; size.into()].into_boxed_slice(),
         };
         // The used index goes on from what the guest has seen.
@@ -189,7 +209,8 @@ impl SplitRing {
 
     /// Whether the guest has made something available.
     pub fn has_work(&self) -> bool {
-        self.next_avail != self.seen_avail || self.avail_index().load(Ordering::Acquire) != self.next_avail
+        self.next_avail != self.seen_avail
+            || self.avail_index().load(Ordering::Acquire) != self.next_avail
     }
 
     /// Takes the next chain; its private copy is in `chains` under the returned head.
@@ -258,7 +279,9 @@ impl SplitRing {
                 if len == 0 || !len.is_multiple_of(DESC_BYTES) {
                     return Err(Violation::IndirectTable);
                 }
-                table = memory.at_guest(d.address, len).ok_or(Violation::IndirectTable)?;
+                table = memory
+                    .at_guest(d.address, len)
+                    .ok_or(Violation::IndirectTable)?;
                 count = (len / DESC_BYTES) as usize;
                 index = 0;
                 in_indirect = true;
@@ -323,7 +346,9 @@ impl SplitRing {
         // The store to used.idx comes before the load of the guest's wish; the guest does it the other way round.
         fence(Ordering::SeqCst);
         let new = self.published;
-        let Some(old) = self.signalled.replace(new) else { return true };
+        let Some(old) = self.signalled.replace(new) else {
+            return true;
+        };
         if self.event_idx {
             let event = self.used_event().load(Ordering::Relaxed);
             // The event lies in [old, new).
@@ -337,7 +362,8 @@ impl SplitRing {
     pub fn suppress_kicks(&mut self) {
         if self.event_idx {
             // The guest kicks when it passes this position, which is furthest away when it has just been passed.
-            self.avail_event().store(self.next_avail.wrapping_sub(1), Ordering::Relaxed);
+            self.avail_event()
+                .store(self.next_avail.wrapping_sub(1), Ordering::Relaxed);
         } else {
             self.used_flags().store(USED_NO_NOTIFY, Ordering::Relaxed);
         }
@@ -383,7 +409,8 @@ impl SplitRing {
     }
 
     fn avail_entry(&self, slot: u16) -> u16 {
-        self.field(self.available, 4 + 2 * usize::from(slot)).load(Ordering::Relaxed)
+        self.field(self.available, 4 + 2 * usize::from(slot))
+            .load(Ordering::Relaxed)
     }
 
     #[inline]

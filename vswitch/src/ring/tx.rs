@@ -37,7 +37,9 @@ impl TxRing {
     /// Takes the next frame, if there is one.
     #[inline]
     pub fn take(&mut self) -> Result<Option<Taken>, Violation> {
-        let Some(head) = self.ring.pop(Access::Read)? else { return Ok(None) };
+        let Some(head) = self.ring.pop(Access::Read)? else {
+            return Ok(None);
+        };
         let chain = &mut self.ring.chains[usize::from(head)];
         let mut header = [0; net_header::MAX_LEN];
         let header = &mut header[..self.header.len()];
@@ -46,7 +48,11 @@ impl TxRing {
         }
         chain.pull(header);
         let header_ok = self.header.check_transmit(header).is_ok();
-        Ok(Some(Taken { head, len: chain.bytes, header_ok }))
+        Ok(Some(Taken {
+            head,
+            len: chain.bytes,
+            header_ok,
+        }))
     }
 
     /// Where the frame at `head`, which was taken and not yet completed, lies.

@@ -15,7 +15,10 @@ pub(super) struct Agenda {
 
 impl Agenda {
     pub(super) fn new(directions: usize) -> Self {
-        Self { heap: BinaryHeap::with_capacity(2 * directions), current: vec![None; directions] }
+        Self {
+            heap: BinaryHeap::with_capacity(2 * directions),
+            current: vec![None; directions],
+        }
     }
 
     /// The next event of `direction` is at `at`. Events of a direction only ever move to an earlier time before they happen.

@@ -176,7 +176,11 @@ impl Engine {
             polled: Vec::with_capacity(ports.len()),
             agenda: Agenda::new(lanes.len()),
             work: Vec::with_capacity(lanes.len()),
-            bridges: plan.bridges.into_iter().map(super::forward::Node::new).collect(),
+            bridges: plan
+                .bridges
+                .into_iter()
+                .map(super::forward::Node::new)
+                .collect(),
             pool: Pool::new(POOL_BYTES),
             linger,
             stopped: Vec::new(),
@@ -191,7 +195,12 @@ impl Engine {
         let old = self.remove_tx(port);
         ring.ring().suppress_kicks();
         self.ports[port].tx_generation += 1;
-        self.tx[port] = Some(TxSide { ring, state: Polling::Polled, last_work: now, dirty: false });
+        self.tx[port] = Some(TxSide {
+            ring,
+            state: Polling::Polled,
+            last_work: now,
+            dirty: false,
+        });
         self.polled.push(port);
         old
     }
@@ -202,7 +211,11 @@ impl Engine {
         let old = self.remove_rx(port);
         ring.ring().suppress_kicks();
         self.ports[port].rx_generation += 1;
-        self.rx[port] = Some(RxSide { ring, broken: false, dirty: false });
+        self.rx[port] = Some(RxSide {
+            ring,
+            broken: false,
+            dirty: false,
+        });
         old
     }
 
@@ -275,7 +288,9 @@ impl Engine {
 
     fn run_events(&mut self, now: Time) -> bool {
         for n in 0..EVENTS {
-            let Some((at, lane)) = self.agenda.pop(now) else { return n > 0 };
+            let Some((at, lane)) = self.agenda.pop(now) else {
+                return n > 0;
+            };
             let step = self.lanes[lane].shaper.step(at);
             self.agenda.schedule(lane, self.lanes[lane].shaper.next());
             match step {
@@ -341,7 +356,9 @@ impl Engine {
         for n in 0..BATCH {
             let held_by = egress.filter(|lane| self.lanes[*lane].holds_sender.is_some());
             let full = held_by.is_some_and(|lane| self.lanes[lane].shaper.check_room(0).is_err());
-            let Some(side) = &mut self.tx[port] else { return n };
+            let Some(side) = &mut self.tx[port] else {
+                return n;
+            };
             if full {
                 side.state = Polling::Blocked;
                 return n;
@@ -351,7 +368,11 @@ impl Engine {
                 Ok(None) => return n,
                 Err(violation) => {
                     side.state = Polling::Broken;
-                    self.stop(Stopped { port, queue: Queue::Transmit, violation });
+                    self.stop(Stopped {
+                        port,
+                        queue: Queue::Transmit,
+                        violation,
+                    });
                     return n;
                 }
             };
@@ -363,8 +384,16 @@ impl Engine {
     /// Sends a frame just taken on its way.
     #[inline]
     fn taken(&mut self, port: usize, egress: Option<usize>, taken: Taken, now: Time) {
-        let Taken { head, len, header_ok } = taken;
-        let sender = SenderRef { port, generation: self.ports[port].tx_generation, head };
+        let Taken {
+            head,
+            len,
+            header_ok,
+        } = taken;
+        let sender = SenderRef {
+            port,
+            generation: self.ports[port].tx_generation,
+            head,
+        };
         let place = Place::Sender(sender);
         if !header_ok || !(frame::MIN_LEN..=frame::MAX_LEN).contains(&len) {
             self.ports[port].counters.malformed.add(1);
@@ -407,7 +436,11 @@ impl Engine {
     #[inline]
     pub(super) fn release(&mut self, place: Place) {
         match place {
-            Place::Sender(SenderRef { port, generation, head }) => {
+            Place::Sender(SenderRef {
+                port,
+                generation,
+                head,
+            }) => {
                 if self.ports[port].tx_generation == generation
                     && let Some(side) = &mut self.tx[port]
                 {

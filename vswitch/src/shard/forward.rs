@@ -26,7 +26,11 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(plan: BridgePlan) -> Self {
-        Self { bridge: plan.bridge, egress: plan.egress, counters: plan.counters }
+        Self {
+            bridge: plan.bridge,
+            egress: plan.egress,
+            counters: plan.counters,
+        }
     }
 }
 
@@ -60,7 +64,9 @@ impl Engine {
             }
             place => place,
         };
-        self.lanes[lane].shaper.propagate(at, Frame { place, ..frame });
+        self.lanes[lane]
+            .shaper
+            .propagate(at, Frame { place, ..frame });
         self.agenda.schedule(lane, self.lanes[lane].shaper.next());
     }
 
@@ -125,14 +131,25 @@ impl Engine {
                     return Err(Drop::Loss);
                 }
                 let place = self.hold(lane, info, place)?;
-                self.lanes[lane].shaper.propagate(now, Frame { info, place, lost: false });
+                self.lanes[lane].shaper.propagate(
+                    now,
+                    Frame {
+                        info,
+                        place,
+                        lost: false,
+                    },
+                );
                 self.agenda.schedule(lane, self.lanes[lane].shaper.next());
                 Ok(false)
             }
             Path::Queued => {
                 l.shaper.check_room(info.len).map_err(|_| Drop::Queue)?;
                 let lost = l.shaper.draw_loss();
-                let place = if lost { Place::Nowhere } else { self.hold(lane, info, place)? };
+                let place = if lost {
+                    Place::Nowhere
+                } else {
+                    self.hold(lane, info, place)?
+                };
                 self.enqueue(lane, Frame { info, place, lost }, now);
                 Ok(false)
             }
@@ -158,7 +175,9 @@ impl Engine {
         let node = &mut self.bridges[bridge];
         node.counters.frames.add(1);
         // Every lane that leads to a bridge has had the addresses read.
-        let Some(addresses) = info.addresses else { return };
+        let Some(addresses) = info.addresses else {
+            return;
+        };
         match node.bridge.decide(port, &addresses, at) {
             Verdict::Forward(to) => self.work.push(node.egress[to]),
             Verdict::Filter => node.counters.filtered.add(1),
@@ -185,7 +204,10 @@ impl Engine {
                 Some(_) if self.lanes[lane].pooled == 0 => {
                     if let Ok(reservation) = self.write(lane, port, info, place) {
                         let generation = self.ports[port].rx_generation;
-                        return Ok(Place::Receiver { generation, reservation });
+                        return Ok(Place::Receiver {
+                            generation,
+                            reservation,
+                        });
                     }
                 }
                 Some(_) => {}
@@ -223,7 +245,10 @@ impl Engine {
     /// Hands a frame that has arrived to the guest of `port`; it sees it with the next publication.
     fn deliver(&mut self, lane: usize, port: usize, info: Info, place: Place) -> Result<(), Drop> {
         let reservation = match place {
-            Place::Receiver { generation, reservation } => {
+            Place::Receiver {
+                generation,
+                reservation,
+            } => {
                 if self.ports[port].rx_generation != generation {
                     return Err(Drop::Disconnected);
                 }
@@ -232,7 +257,10 @@ impl Engine {
             Place::Nowhere => return Err(Drop::Disconnected),
             Place::Sender(_) | Place::Pool(_) => self.write(lane, port, info, place)?,
         };
-        let side = self.rx[port].as_mut().filter(|side| !side.broken).ok_or(Drop::Disconnected)?;
+        let side = self.rx[port]
+            .as_mut()
+            .filter(|side| !side.broken)
+            .ok_or(Drop::Disconnected)?;
         side.ring.deliver(reservation);
         if !side.dirty {
             side.dirty = true;
@@ -243,7 +271,13 @@ impl Engine {
 
     /// Copies a frame into buffers of the guest of `port`, which does not see them yet.
     #[inline]
-    fn write(&mut self, lane: usize, port: usize, info: Info, place: Place) -> Result<Reservation, Drop> {
+    fn write(
+        &mut self,
+        lane: usize,
+        port: usize,
+        info: Info,
+        place: Place,
+    ) -> Result<Reservation, Drop> {
         let pooled: Segment;
         let (pieces, start) = match place {
             Place::Sender(sender) => {
@@ -259,18 +293,26 @@ impl Engine {
             }
             Place::Receiver { .. } | Place::Nowhere => return Err(Drop::Disconnected),
         };
-        let side = self.rx[port].as_mut().filter(|side| !side.broken).ok_or(Drop::Disconnected)?;
+        let side = self.rx[port]
+            .as_mut()
+            .filter(|side| !side.broken)
+            .ok_or(Drop::Disconnected)?;
         let reservation = match side.ring.reserve(info.len) {
             Ok(reservation) => reservation,
             Err(NoBuffer::Empty) => return Err(Drop::NoRxBuffer),
             Err(NoBuffer::TooSmall) => return Err(Drop::TooBig),
             Err(NoBuffer::Violation(violation)) => {
                 side.broken = true;
-                self.stop(Stopped { port, queue: Queue::Receive, violation });
+                self.stop(Stopped {
+                    port,
+                    queue: Queue::Receive,
+                    violation,
+                });
                 return Err(Drop::Disconnected);
             }
         };
-        side.ring.fill(reservation, start.map_or(&[], |a| &a[..]), pieces);
+        side.ring
+            .fill(reservation, start.map_or(&[], |a| &a[..]), pieces);
         self.lanes[lane].counters.bytes_copied.add(info.len.into());
         Ok(reservation)
     }

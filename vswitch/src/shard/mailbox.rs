@@ -16,14 +16,26 @@ use crate::ring::{EventFd, RxRing, TxRing};
 #[derive(Debug)]
 pub enum Message {
     /// Serve this ring; look at it whenever `kick` is signalled.
-    AddTx { port: usize, ring: Box<TxRing>, kick: EventFd },
+    AddTx {
+        port: usize,
+        ring: Box<TxRing>,
+        kick: EventFd,
+    },
     /// Serve this ring.
     AddRx { port: usize, ring: Box<RxRing> },
     /// Let go of a ring and answer with it, if it was served. After the answer the shard touches neither the ring nor
     /// anything it leads to.
-    Remove { port: usize, queue: Queue, ack: Sender<Option<Returned>> },
+    Remove {
+        port: usize,
+        queue: Queue,
+        ack: Sender<Option<Returned>>,
+    },
     /// Interrupt the guest by this from now on.
-    SetCall { port: usize, queue: Queue, call: Option<EventFd> },
+    SetCall {
+        port: usize,
+        queue: Queue,
+        call: Option<EventFd>,
+    },
     /// End.
     Stop,
 }
@@ -96,8 +108,17 @@ impl Mailbox {
     pub fn new() -> std::io::Result<(Handle, Self)> {
         let (sender, receiver) = mpsc::channel();
         let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let bell = Arc::new(Bell { pending: AtomicBool::new(false), fd });
-        Ok((Handle { sender, bell: Arc::clone(&bell) }, Self { receiver, bell }))
+        let bell = Arc::new(Bell {
+            pending: AtomicBool::new(false),
+            fd,
+        });
+        Ok((
+            Handle {
+                sender,
+                bell: Arc::clone(&bell),
+            },
+            Self { receiver, bell },
+        ))
     }
 
     /// Whether there may be something.

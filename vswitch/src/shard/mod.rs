@@ -13,8 +13,8 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use topology::model::Timing;
 
 pub use engine::{Engine, Queue, Stopped};
@@ -49,7 +49,10 @@ impl From<Timing> for Patience {
             Timing::Balanced => (50, 0),
             Timing::Exact => (200, 150),
         };
-        Self { linger: Duration::from_micros(linger), spin: Duration::from_micros(spin) }
+        Self {
+            linger: Duration::from_micros(linger),
+            spin: Duration::from_micros(spin),
+        }
     }
 }
 
@@ -65,13 +68,29 @@ pub fn spawn(
 ) -> io::Result<(Handle, JoinHandle<()>)> {
     let (handle, mailbox) = Mailbox::new()?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    epoll::add(&epoll, &mailbox, EventData::new_u64(MAILBOX), EventFlags::IN)?;
+    epoll::add(
+        &epoll,
+        &mailbox,
+        EventData::new_u64(MAILBOX),
+        EventFlags::IN,
+    )?;
     let patience = Patience::from(timing);
     let counters = Arc::clone(&plan.counters);
     let kicks = plan.ports.iter().map(|_| None).collect();
     let engine = Engine::new(plan, patience.linger);
-    let shard = Shard { number, engine, patience, mailbox, epoll, kicks, reports, counters };
-    let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || shard.run())?;
+    let shard = Shard {
+        number,
+        engine,
+        patience,
+        mailbox,
+        epoll,
+        kicks,
+        reports,
+        counters,
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("shard-{number}"))
+        .spawn(move || shard.run())?;
     Ok((handle, thread))
 }
 
@@ -136,19 +155,38 @@ impl Shard {
 
     /// Decides how to spend the time until the next turn.
     fn wait(&self, now: Time, looked: Time) -> Wait {
-        let look = if now.since(looked) >= KICK_INTERVAL { Wait::Look } else { Wait::Not };
+        let look = if now.since(looked) >= KICK_INTERVAL {
+            Wait::Look
+        } else {
+            Wait::Not
+        };
         if self.engine.is_polling() {
             return look;
         }
-        let Some(deadline) = self.engine.next_deadline() else { return Wait::Sleep(None) };
+        let Some(deadline) = self.engine.next_deadline() else {
+            return Wait::Sleep(None);
+        };
         let until = (deadline - self.patience.spin).since(Time::now());
-        if until.is_zero() { look } else { Wait::Sleep(Some(until)) }
+        if until.is_zero() {
+            look
+        } else {
+            Wait::Sleep(Some(until))
+        }
     }
 
     fn collect_kicks(&mut self, events: &mut Vec<Event>, wait: Option<Duration>) {
-        let timeout = wait.map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: d.subsec_nanos().into() });
+        let timeout = wait.map(|d| Timespec {
+            tv_sec: d.as_secs() as i64,
+            tv_nsec: d.subsec_nanos().into(),
+        });
         events.clear();
-        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), timeout.as_ref()).is_err() {
+        if epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(events),
+            timeout.as_ref(),
+        )
+        .is_err()
+        {
             // Interrupted by a signal.
             return;
         }
@@ -170,7 +208,8 @@ impl Shard {
                     self.unwatch(port);
                     // Edge-triggered, so the descriptor never has to be read, which a front-end could make block.
                     let flags = EventFlags::IN | EventFlags::ET;
-                    let watched = epoll::add(&self.epoll, &kick, EventData::new_u64(port as u64), flags);
+                    let watched =
+                        epoll::add(&self.epoll, &kick, EventData::new_u64(port as u64), flags);
                     self.kicks[port] = watched.is_ok().then_some(kick);
                     self.engine.add_tx(port, ring, Time::now());
                 }

@@ -28,7 +28,12 @@ pub struct Pool {
 impl Pool {
     /// A pool that allocates no more than `limit` bytes for frames.
     pub fn new(limit: usize) -> Self {
-        Self { buffers: Vec::new(), free: Vec::new(), limit, allocated: 0 }
+        Self {
+            buffers: Vec::new(),
+            free: Vec::new(),
+            limit,
+            allocated: 0,
+        }
     }
 
     /// Makes a frame of `len` bytes, which `write` fills, with one user. `None` when the pool is used up.
@@ -76,7 +81,10 @@ impl Pool {
     pub fn segment(&self, slot: Slot) -> Segment {
         let bytes = &self.buffers[slot.0 as usize].bytes;
         let ptr = NonNull::from(bytes.as_slice()).cast();
-        Segment { ptr, len: bytes.len() as u32 }
+        Segment {
+            ptr,
+            len: bytes.len() as u32,
+        }
     }
 
     /// Bytes allocated.

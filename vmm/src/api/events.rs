@@ -1,0 +1,48 @@
+//! What changes in the lab, as server-sent events.
+
+use std::convert::Infallible;
+
+use axum::extract::State as Shared;
+use axum::response::sse::{self, KeepAlive, Sse};
+use futures_util::{Stream, StreamExt, stream};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::Api;
+use super::types::{Change, Event, Phase};
+
+/// A snapshot, then every change until the lab has ended.
+pub async fn events(
+    Shared(api): Shared<Api>,
+) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
+    let (snapshot, changes) = api.state.subscribe();
+    let events = stream::once(async { snapshot }).chain(follow(changes));
+    Sse::new(events.map(|event| Ok(encode(&event)))).keep_alive(KeepAlive::default())
+}
+
+fn follow(changes: Receiver<Event>) -> impl Stream<Item = Event> {
+    stream::unfold(Some(changes), async |changes| {
+        let mut changes = changes?;
+        match changes.recv().await {
+            Ok(event) => {
+                let last = matches!(
+                    event.change,
+                    Change::Lab {
+                        phase: Phase::Ended,
+                        ..
+                    }
+                );
+                Some((event, (!last).then_some(changes)))
+            }
+            Err(RecvError::Lagged(count)) => {
+                let change = Change::Lost { count };
+                Some((Event { at_ms: 0, change }, Some(changes)))
+            }
+            Err(RecvError::Closed) => None,
+        }
+    })
+}
+
+fn encode(event: &Event) -> sse::Event {
+    // JSON of these types cannot fail; an empty event would be skipped by every reader.
+    sse::Event::default().json_data(event).unwrap_or_default()
+}

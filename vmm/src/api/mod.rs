@@ -1,0 +1,97 @@
+//! The API of a running lab: HTTP + JSON on its control socket.
+
+mod events;
+mod exec;
+mod logs;
+mod problem;
+pub mod types;
+
+use axum::extract::{Path, State as Shared};
+use axum::http::{StatusCode, Uri};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::net::UnixListener;
+
+use crate::lab::run_folder::LabPaths;
+use crate::lab::state::State;
+use types::{Kind, Lab, Node, Phase, Problem};
+
+/// What every request may need.
+#[derive(Debug, Clone)]
+struct Api {
+    state: State,
+    paths: LabPaths,
+}
+
+/// Serves the API until the lab has ended.
+pub async fn serve(listener: UnixListener, state: State, paths: LabPaths) {
+    let mut phases = state.phases();
+    let router = Router::new()
+        .route("/v1/lab", get(lab))
+        .route("/v1/lab/stop", post(stop))
+        .route("/v1/nodes", get(nodes))
+        .route("/v1/nodes/{node}", get(node))
+        .route("/v1/nodes/{node}/log", get(logs::log))
+        .route("/v1/nodes/{node}/exec", get(exec::exec))
+        .route("/v1/events", get(events::events))
+        .fallback(unknown)
+        .with_state(Api { state, paths });
+    let ended = async move {
+        let _ = phases.wait_for(|&phase| phase == Phase::Ended).await;
+    };
+    if let Err(error) = axum::serve(listener, router)
+        .with_graceful_shutdown(ended)
+        .await
+    {
+        eprintln!("warning: the lab's API has ended: {error}");
+    }
+}
+
+async fn lab(Shared(api): Shared<Api>) -> Json<Lab> {
+    Json(api.state.lab())
+}
+
+async fn stop(Shared(api): Shared<Api>) -> StatusCode {
+    api.state.stop();
+    StatusCode::ACCEPTED
+}
+
+async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
+    Json(api.state.lab().nodes)
+}
+
+async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Node>, Problem> {
+    Ok(Json(api.find(&name)?.1))
+}
+
+async fn unknown(uri: Uri) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        format!("there is nothing at {}", uri.path()),
+    )
+}
+
+impl Api {
+    fn find(&self, name: &str) -> Result<(usize, Node), Problem> {
+        let lab = self.state.lab();
+        lab.nodes
+            .iter()
+            .position(|node| node.name == name)
+            .map(|index| (index, lab.nodes[index].clone()))
+            .ok_or_else(|| {
+                Problem::no_such_node(name, lab.nodes.iter().map(|node| node.name.as_str()))
+            })
+    }
+
+    /// A node with a kernel of its own.
+    fn find_machine(&self, name: &str) -> Result<(usize, Node), Problem> {
+        let (index, node) = self.find(name)?;
+        match node.kind {
+            Kind::Host | Kind::Router => Ok((index, node)),
+            Kind::Switch | Kind::Hub => Err(Problem::new(
+                StatusCode::CONFLICT,
+                format!("{name} is a node inside the switch; it has no kernel of its own"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! What the API says, for both of its sides.
+
+use std::path::PathBuf;
+
+use agent_protocol::{ExitStatus, WindowSize};
+use serde::{Deserialize, Serialize};
+
+/// A lab and all its nodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lab {
+    /// Its name.
+    pub name: String,
+    /// What the topology says about itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The topology file.
+    pub file: PathBuf,
+    /// Process number of the lab process.
+    pub pid: u32,
+    /// What runs the machines.
+    pub engine: EngineName,
+    /// Why this engine.
+    pub engine_reason: String,
+    /// When it was launched, in seconds since 1970.
+    pub started: u64,
+    /// How far it is.
+    pub phase: Phase,
+    /// Milliseconds from launch until every node was ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<u64>,
+    /// Why it ends, if that is an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    /// In the order of the file.
+    pub nodes: Vec<Node>,
+}
+
+/// How far a lab is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Not every node has been ready, or has failed, yet.
+    Starting,
+    /// Every node has been ready or has failed.
+    Running,
+    /// Its processes are being ended.
+    Ending,
+    /// None of its processes is left.
+    Ended,
+}
+
+/// What runs machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineName {
+    /// Hopyard's monitor on KVM.
+    Kvm,
+    /// `qemu-system-x86_64`, TCG.
+    Qemu,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// How far it is.
+    pub state: NodeState,
+    /// Its NICs.
+    pub interfaces: Vec<Interface>,
+    /// Process number of its monitor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// `uname -r` of its kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// Times it was started again.
+    pub restarts: u32,
+    /// Milliseconds its latest boot took to each state.
+    pub boot: BootTimes,
+    /// What went wrong, or was worth a warning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// How its guest ended the last time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<End>,
+}
+
+/// What a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A machine that does not forward.
+    Host,
+    /// A machine that forwards.
+    Router,
+    /// A learning switch inside the virtual switch.
+    Switch,
+    /// A hub inside the virtual switch.
+    Hub,
+}
+
+/// How far a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeState {
+    /// Its turn to boot has not come.
+    Waiting,
+    /// Its kernel starts.
+    Booting,
+    /// Its agent has answered and sets up the network.
+    Configuring,
+    /// Its network is set up, its readiness condition does not hold yet.
+    Configured,
+    /// All of it.
+    Ready,
+    /// Its guest has ended, and that is how it stays.
+    Ended,
+    /// It could not be started or configured, or its monitor broke down.
+    Failed,
+}
+
+/// A NIC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name inside the node.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: String,
+    /// `address/prefix`.
+    pub addresses: Vec<String>,
+}
+
+/// Milliseconds from the start of a node's process to each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootTimes {
+    /// The agent answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub booted_ms: Option<u64>,
+    /// The network was set up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub configured_ms: Option<u64>,
+    /// The readiness condition held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready_ms: Option<u64>,
+}
+
+/// How a guest ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// The way it ended.
+    pub reason: EndReason,
+    /// More about it, for people.
+    pub detail: String,
+}
+
+/// The ways a guest can end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EndReason {
+    /// It switched itself off.
+    PowerOff,
+    /// It asked for a reset.
+    Reboot,
+    /// Its kernel panicked.
+    Panic,
+    /// Its virtual processor shut down.
+    TripleFault,
+    /// Its monitor ended without the guest's doing.
+    Crash,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let reason = match self.reason {
+            EndReason::PowerOff => "power-off",
+            EndReason::Reboot => "reboot",
+            EndReason::Panic => "kernel panic",
+            EndReason::TripleFault => "triple fault",
+            EndReason::Crash => "its monitor ended",
+        };
+        if self.detail.is_empty() {
+            f.write_str(reason)
+        } else {
+            write!(f, "{reason}: {}", self.detail)
+        }
+    }
+}
+
+/// One record of the event stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since launch.
+    pub at_ms: u64,
+    /// What has changed.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What an event tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Change {
+    /// First record of every stream: how things stand.
+    Snapshot {
+        /// The lab.
+        lab: Box<Lab>,
+    },
+    /// The lab entered a phase.
+    Lab {
+        /// The phase.
+        phase: Phase,
+        /// Why it ends, if that is an error.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        failure: Option<String>,
+    },
+    /// Something about a node has changed.
+    Node {
+        /// The node as it is now.
+        node: Box<Node>,
+    },
+    /// Something a person should know.
+    Notice {
+        /// The node it is about.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+        /// For people.
+        message: String,
+    },
+    /// The reader was too slow, and this many records are missing.
+    Lost {
+        /// Records.
+        count: u64,
+    },
+}
+
+/// Text messages of a client on an exec WebSocket. Binary messages are bytes for standard input; the client
+/// sends no more of them than the window allows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ExecRequest {
+    /// First message: what to run.
+    Start {
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Added to the environment.
+        #[serde(default)]
+        env: Vec<(String, String)>,
+        /// Working directory; `/root` if absent.
+        #[serde(default)]
+        cwd: Option<String>,
+        /// Run it on a pty of this size.
+        #[serde(default)]
+        tty: Option<WindowSize>,
+    },
+    /// End of standard input.
+    StdinEnd,
+    /// Send a signal to the command's process group.
+    Signal {
+        /// Linux signal number.
+        signal: i32,
+    },
+    /// The terminal has a new size.
+    Resize {
+        /// The size.
+        size: WindowSize,
+    },
+}
+
+/// Text messages of the lab on an exec WebSocket. Binary messages are output: a byte that names the stream
+/// ([`STDOUT`] or [`STDERR`]), then the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum ExecReply {
+    /// More bytes of standard input may be sent; at the start the window is [`agent_protocol::INITIAL_WINDOW`].
+    Credit {
+        /// Bytes.
+        bytes: u32,
+    },
+    /// The command could not be started. Last message.
+    Failed {
+        /// For people.
+        message: String,
+        /// 127 if there is no such program, else 126.
+        status: i32,
+    },
+    /// The command has ended and all output was sent. Last message.
+    Exited {
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// The node ended, or its agent broke off. Last message.
+    Lost {
+        /// For people.
+        message: String,
+    },
+}
+
+/// First byte of a binary message with standard output.
+pub const STDOUT: u8 = 1;
+/// First byte of a binary message with standard error.
+pub const STDERR: u8 = 2;
+
+/// An error, as RFC 9457 describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// HTTP status.
+    pub status: u16,
+    /// The kind of problem.
+    pub title: String,
+    /// What happened, to what.
+    pub detail: String,
+    /// What to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}

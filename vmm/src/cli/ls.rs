@@ -1,0 +1,167 @@
+//! `vmm ls`: the running labs, or the nodes of one.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::table::table;
+use super::{Json, block_on, print, print_json};
+use crate::api::types::{EngineName, Kind, Lab, Node, NodeState, Phase};
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::lab::run_folder::RunRoot;
+
+/// Arguments of `vmm ls`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  vmm ls\n  vmm ls two-hosts\n  vmm ls two-hosts --json")]
+pub struct LsArgs {
+    /// List the nodes of this lab
+    lab: Option<String>,
+    #[command(flatten)]
+    pub json: Json,
+}
+
+pub fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
+    block_on(async {
+        match &args.lab {
+            Some(lab) => list_nodes(&Client::choose(Some(lab))?, args.json.json).await,
+            None => list_labs(args.json.json).await,
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn list_labs(json: bool) -> Result<(), Failure> {
+    let root = RunRoot::from_env()?;
+    let mut labs = Vec::new();
+    for name in root.labs() {
+        match Client::at(&name, &root.lab(&name)).lab().await {
+            Ok(lab) => labs.push(lab),
+            // It has ended since.
+            Err(_) if !root.labs().contains(&name) => {}
+            Err(failure) => eprintln!("warning: {}", failure.message),
+        }
+    }
+    if json {
+        return print_json(&labs);
+    }
+    if labs.is_empty() {
+        return print("no lab runs\n");
+    }
+    let rows: Vec<_> = labs.iter().map(lab_row).collect();
+    print(&table(
+        &["LAB", "STATE", "READY", "ENGINE", "PID", "FILE"],
+        &rows,
+    ))
+}
+
+async fn list_nodes(client: &Client, json: bool) -> Result<(), Failure> {
+    let lab = client.lab().await?;
+    if json {
+        return print_json(&lab.nodes);
+    }
+    print(&node_table(&lab))
+}
+
+fn lab_row(lab: &Lab) -> Vec<String> {
+    let ready = lab
+        .nodes
+        .iter()
+        .filter(|node| node.state == NodeState::Ready)
+        .count();
+    vec![
+        lab.name.clone(),
+        phase(lab.phase).to_owned(),
+        format!("{ready}/{}", lab.nodes.len()),
+        engine(lab.engine).to_owned(),
+        lab.pid.to_string(),
+        lab.file.display().to_string(),
+    ]
+}
+
+/// The nodes of a lab with their addresses, for people.
+pub fn node_table(lab: &Lab) -> String {
+    let rows: Vec<_> = lab
+        .nodes
+        .iter()
+        .map(|node| node_row(node, lab.engine))
+        .collect();
+    table(&["NODE", "KIND", "STATE", "ENGINE", "ADDRESSES"], &rows)
+}
+
+fn node_row(node: &Node, lab_engine: EngineName) -> Vec<String> {
+    let machine = matches!(node.kind, Kind::Host | Kind::Router);
+    let addresses: Vec<_> = node
+        .interfaces
+        .iter()
+        .filter(|interface| !interface.addresses.is_empty())
+        .map(|interface| format!("{} {}", interface.name, interface.addresses.join(" ")))
+        .collect();
+    vec![
+        node.name.clone(),
+        kind(node.kind).to_owned(),
+        state_of(node),
+        if machine { engine(lab_engine) } else { "-" }.to_owned(),
+        addresses.join(", "),
+    ]
+}
+
+/// A node's state with what there is to say about it.
+pub fn state_of(node: &Node) -> String {
+    let word = state(node.state);
+    let end = node.last_end.as_ref();
+    match node.state {
+        NodeState::Ended => end.map_or(word.to_owned(), |end| format!("{word} ({end})")),
+        NodeState::Failed => {
+            let first = node
+                .message
+                .as_deref()
+                .and_then(|message| message.lines().next());
+            first.map_or(word.to_owned(), |message| format!("{word} ({message})"))
+        }
+        _ if node.restarts > 0 => {
+            let why = end.map_or(String::new(), |end| format!(", last: {end}"));
+            format!("{word} (restarts: {}{why})", node.restarts)
+        }
+        _ => word.to_owned(),
+    }
+}
+
+/// A state in one word.
+pub fn state(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Waiting => "waiting",
+        NodeState::Booting => "booting",
+        NodeState::Configuring => "configuring",
+        NodeState::Configured => "configured",
+        NodeState::Ready => "ready",
+        NodeState::Ended => "ended",
+        NodeState::Failed => "failed",
+    }
+}
+
+fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Running => "running",
+        Phase::Ending => "ending",
+        Phase::Ended => "ended",
+    }
+}
+
+/// An engine's name.
+pub fn engine(engine: EngineName) -> &'static str {
+    match engine {
+        EngineName::Kvm => "kvm",
+        EngineName::Qemu => "qemu",
+    }
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Host => "host",
+        Kind::Router => "router",
+        Kind::Switch => "switch",
+        Kind::Hub => "hub",
+    }
+}

@@ -1,0 +1,177 @@
+//! The command line: one module per verb.
+
+mod check;
+mod exec;
+mod generate;
+mod launch;
+mod logs;
+mod ls;
+mod node;
+mod progress;
+mod stop;
+mod table;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::failure::{Code, Failure};
+use crate::lab::janitor;
+
+const EXIT_STATUS: &str = "\
+Exit status:
+  0    success
+  1    something went wrong; the message says what
+  2    the command line makes no sense
+  3    the topology file has errors
+  4    no such lab or node, or several labs run and none was chosen
+  5    this machine lacks something: image, engine, permission, memory
+  6    a node or the switch of the lab failed
+  125  exec, shell: Hopyard itself failed, not the command
+  130  ended by Ctrl-C before the work was done
+exec and shell otherwise pass on the status of the command; 128+N if signal N ended it.
+
+Environment:
+  HOPYARD_LAB      the lab to talk to, as --lab
+  HOPYARD_IMAGE    folder of the guest image, as --image
+  HOPYARD_CACHE    where images are kept (default: $XDG_CACHE_HOME/hopyard, ~/.cache/hopyard)
+  HOPYARD_RUN      where running labs are kept (default: /run/hopyard, $XDG_RUNTIME_DIR/hopyard)
+  HOPYARD_VSWITCH  the vswitch program (default: beside vmm)
+  HOPYARD_QEMU     the QEMU program (default: qemu-system-x86_64)";
+
+/// Runs whole networks on one machine: every node a microVM, every link shaped.
+#[derive(Debug, Parser)]
+#[command(name = "vmm", version, after_help = EXIT_STATUS, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start a lab and stay with it; Ctrl-C ends it
+    Launch(launch::LaunchArgs),
+    /// Check a topology file and say what is wrong with it
+    Check(check::CheckArgs),
+    /// List the running labs, or the nodes of one
+    Ls(ls::LsArgs),
+    /// Run a command in a node
+    Exec(exec::ExecArgs),
+    /// Open a shell in a node
+    Shell(exec::ShellArgs),
+    /// Show what a node wrote to its serial port
+    Logs(logs::LogsArgs),
+    /// End a lab
+    Stop(stop::StopArgs),
+    /// Print a completion script for a shell
+    Completions(generate::CompletionsArgs),
+    /// Print the manual page
+    Man(generate::ManArgs),
+    /// Run one microVM in the foreground (what a lab does for each node)
+    Node(node::NodeArgs),
+    /// Wait for the lab process to be gone, then remove what is left
+    #[command(hide = true)]
+    Janitor(janitor::JanitorArgs),
+}
+
+/// Which of the running labs a verb is about.
+#[derive(Debug, Args)]
+struct LabChoice {
+    /// The lab; not needed if only one runs
+    #[arg(short, long, value_name = "LAB", env = "HOPYARD_LAB")]
+    lab: Option<String>,
+}
+
+/// `--json`.
+#[derive(Debug, Args)]
+struct Json {
+    /// Print JSON, errors too
+    #[arg(long)]
+    json: bool,
+}
+
+/// `--engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum EngineChoice {
+    /// Measure whether KVM has hardware behind it, else QEMU
+    Auto,
+    /// Hopyard's own monitor on KVM
+    Kvm,
+    /// QEMU's processor emulation: slower, runs anywhere
+    Qemu,
+}
+
+/// `--image`.
+#[derive(Debug, Args)]
+struct ImageChoice {
+    /// Folder of the guest image: vmlinux, rootfs.erofs, image.json
+    #[arg(long, value_name = "DIR", env = "HOPYARD_IMAGE")]
+    image: Option<PathBuf>,
+}
+
+/// Parses the command line, runs the verb and reports its error.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let (json, result) = match cli.verb {
+        Verb::Launch(args) => (args.json.json, launch::run(&args)),
+        Verb::Check(args) => (args.json.json, check::run(&args)),
+        Verb::Ls(args) => (args.json.json, ls::run(&args)),
+        Verb::Exec(args) => (false, exec::run(args)),
+        Verb::Shell(args) => (false, exec::shell(args)),
+        Verb::Logs(args) => (false, logs::run(&args)),
+        Verb::Stop(args) => (args.json.json, stop::run(&args)),
+        Verb::Completions(args) => (false, generate::completions(&args)),
+        Verb::Man(args) => (false, generate::man(&args)),
+        Verb::Node(args) => (false, node::run(&args)),
+        Verb::Janitor(args) => (false, janitor::run(&args)),
+    };
+    result.unwrap_or_else(|failure| {
+        failure.print(json);
+        ExitCode::from(failure.code as u8)
+    })
+}
+
+/// Runs an asynchronous verb on this thread.
+fn block_on<T>(verb: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            Failure::new(
+                Code::General,
+                format!("cannot set up the event loop: {error}"),
+            )
+        })?
+        .block_on(verb)
+}
+
+/// Writes to standard output. A reader that went away (`vmm ls | head -1`) is no error.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
+            Code::General,
+            format!("cannot write to standard output: {error}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Prints `value` as JSON with a line end.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(Code::General, format!("cannot write JSON: {error}")))?;
+    text.push('\n');
+    print(&text)
+}
+
+/// Prints `value` as JSON on one line, for programs.
+fn print_json_line(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let mut text = serde_json::to_string(value)
+        .map_err(|error| Failure::new(Code::General, format!("cannot write JSON: {error}")))?;
+    text.push('\n');
+    print(&text)
+}

@@ -1,0 +1,155 @@
+//! What runs a machine: one process per machine, whichever the engine.
+
+pub mod auto;
+mod kvm;
+pub mod qemu;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use monitor::NodeConfig;
+use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::api::types::{End, EndReason, EngineName};
+use crate::lab::children::{self, LastWords};
+
+/// How long the words of a process that has ended may take to arrive.
+const STORY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// An engine that was chosen and checked.
+#[derive(Debug, Clone)]
+pub enum Engine {
+    /// Hopyard's monitor on KVM.
+    Kvm,
+    /// `qemu-system-x86_64`, TCG.
+    Qemu(qemu::Qemu),
+}
+
+/// A machine's process could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {program}: {error}")]
+pub struct SpawnError {
+    program: PathBuf,
+    error: io::Error,
+}
+
+/// A running machine.
+#[derive(Debug)]
+pub struct Guest {
+    /// Its process.
+    pub pid: u32,
+    /// How it ended, once.
+    pub ended: oneshot::Receiver<End>,
+    kill: Option<oneshot::Sender<()>>,
+}
+
+impl Engine {
+    /// Its name.
+    pub fn name(&self) -> EngineName {
+        match self {
+            Self::Kvm => EngineName::Kvm,
+            Self::Qemu(_) => EngineName::Qemu,
+        }
+    }
+
+    /// How long a machine may take from its start until it is configured, the host not being overloaded.
+    pub fn boot_timeout(&self) -> Duration {
+        match self {
+            Self::Kvm => Duration::from_secs(60),
+            Self::Qemu(_) => Duration::from_secs(180),
+        }
+    }
+
+    /// How many machines boot at the same time on `processors` processors.
+    pub fn boots_at_once(&self, processors: usize) -> usize {
+        match self {
+            // A boot under KVM waits for its monitor's set-up half of the time.
+            Self::Kvm => processors.max(1) * 2,
+            Self::Qemu(_) => processors.max(1),
+        }
+    }
+
+    /// Starts a machine; has to be called on the main thread.
+    pub fn spawn(&self, config: &NodeConfig) -> Result<Guest, SpawnError> {
+        match self {
+            Self::Kvm => kvm::spawn(config),
+            Self::Qemu(qemu) => qemu.spawn(config),
+        }
+    }
+}
+
+impl Guest {
+    /// Kills the process; `ended` tells when it is gone.
+    pub fn kill(&mut self) {
+        if let Some(kill) = self.kill.take() {
+            let _ = kill.send(());
+        }
+    }
+
+    /// Attends `child` until it ends. `story` is what the guest did, as the process has told it.
+    fn attend(
+        mut child: Child,
+        pid: u32,
+        story: JoinHandle<Option<End>>,
+        last_words: (LastWords, JoinHandle<()>),
+    ) -> Self {
+        let (kill, killed) = oneshot::channel();
+        let (sender, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            let status = tokio::select! {
+                status = child.wait() => status,
+                _ = killed => {
+                    let _ = child.start_kill();
+                    child.wait().await
+                }
+            };
+            let told = tokio::time::timeout(STORY_PATIENCE, async {
+                let _ = last_words.1.await;
+                story.await.ok().flatten()
+            });
+            let end = told
+                .await
+                .ok()
+                .flatten()
+                .unwrap_or_else(|| crash(status, &last_words.0.text()));
+            let _ = sender.send(end);
+        });
+        Self {
+            pid,
+            ended,
+            kill: Some(kill),
+        }
+    }
+}
+
+fn crash(status: io::Result<ExitStatus>, last_words: &str) -> End {
+    let how = match status {
+        Ok(status) => children::describe_exit(status),
+        Err(error) => format!("cannot be waited for: {error}"),
+    };
+    let detail = if last_words.is_empty() {
+        format!("it {how}")
+    } else {
+        format!("it {how} and said: {last_words}")
+    };
+    End {
+        reason: EndReason::Crash,
+        detail,
+    }
+}
+
+/// Starts `command` as a child of the lab.
+fn start(command: Command) -> Result<(Child, u32), SpawnError> {
+    let program = PathBuf::from(command.as_std().get_program());
+    let start = |mut command: Command| {
+        children::bind_to_lab(command.as_std_mut());
+        let child = command.kill_on_drop(true).spawn()?;
+        let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+        Ok((child, pid))
+    };
+    start(command).map_err(|error| SpawnError { program, error })
+}

@@ -1,0 +1,152 @@
+//! Engine `qemu`: `qemu-system-x86_64` with processor emulation (TCG), for machines without usable KVM.
+
+mod command_line;
+mod qmp;
+mod serial;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use monitor::NodeConfig;
+use tokio::process::Command;
+
+use super::{Guest, SpawnError, start};
+use crate::api::types::{End, EndReason};
+use crate::failure::{Code, Failure};
+use crate::lab::children::LastWords;
+use qmp::Shutdown;
+
+pub use command_line::queue_size;
+
+/// What QEMU writes, under `-d cpu_reset`, when a processor shuts down; without it a triple fault looks like a reboot.
+const TRIPLE_FAULT: &str = "Triple fault";
+
+/// How long it takes to read what waits in the QMP socket of a QEMU that has ended.
+const QMP_REST: Duration = Duration::from_millis(200);
+
+/// The QEMU that was found.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    program: PathBuf,
+}
+
+impl Qemu {
+    /// `$HOPYARD_QEMU`, else `qemu-system-x86_64` in `$PATH`.
+    pub fn find() -> Result<Self, Failure> {
+        let asked = std::env::var_os("HOPYARD_QEMU").filter(|v| !v.is_empty());
+        let program = PathBuf::from(asked.unwrap_or_else(|| "qemu-system-x86_64".into()));
+        in_path(&program)
+            .map(|program| Self { program })
+            .ok_or_else(|| {
+                Failure::new(
+                    Code::Host,
+                    format!("engine qemu: there is no program {}", program.display()),
+                )
+                .help("install it with `apt-get install qemu-system-x86`")
+            })
+    }
+
+    pub(super) fn spawn(&self, config: &NodeConfig) -> Result<Guest, SpawnError> {
+        let qmp_socket = config.agent_socket.with_file_name("qmp.sock");
+        // Those of the process before this one would be connected to in vain.
+        for stale in [&qmp_socket, &config.agent_socket] {
+            let _ = std::fs::remove_file(stale);
+        }
+        let mut command = Command::new(&self.program);
+        command
+            .args(command_line::build(config, &qmp_socket))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let (mut child, pid) = start(command)?;
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            unreachable!("both were asked for");
+        };
+        let last_words = LastWords::listen(stderr);
+        let words = last_words.0.clone();
+        let serial_log = config.serial_log.clone();
+        let story = tokio::spawn(async move {
+            let shutdown = tokio::spawn(async move { qmp::watch(&qmp_socket).await });
+            // Standard output is the serial port; QEMU closes it when it ends.
+            let panic = serial::record(stdout, &serial_log).await;
+            // What QEMU has said is here by now; a QEMU that never listened says nothing.
+            let abort = shutdown.abort_handle();
+            let shutdown = tokio::time::timeout(QMP_REST, shutdown).await;
+            abort.abort();
+            tell(shutdown.ok()?.ok()?, panic, &words.text())
+        });
+        Ok(Guest::attend(child, pid, story, last_words))
+    }
+}
+
+/// How the guest ended, from QEMU's word, the last panic on the serial port and the processor log.
+fn tell(shutdown: Option<Shutdown>, panic: Option<String>, log: &str) -> Option<End> {
+    let (reason, detail) = match (shutdown?, panic) {
+        (Shutdown::Panic, panic) => (EndReason::Panic, panic.unwrap_or_default()),
+        (Shutdown::PowerOff, _) => (EndReason::PowerOff, String::new()),
+        (Shutdown::Reset, _) if log.trim_end().ends_with(TRIPLE_FAULT) => {
+            (EndReason::TripleFault, String::new())
+        }
+        // A kernel without pvpanic resets the machine when it has panicked.
+        (Shutdown::Reset, Some(panic)) => (EndReason::Panic, panic),
+        (Shutdown::Reset, None) => (EndReason::Reboot, String::new()),
+    };
+    Some(End { reason, detail })
+}
+
+fn in_path(program: &Path) -> Option<PathBuf> {
+    let executable = |path: &PathBuf| {
+        std::fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    if program.components().count() > 1 {
+        return Some(program.to_path_buf()).filter(executable);
+    }
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|folder| folder.join(program))
+        .find(executable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(shutdown: Option<Shutdown>, panic: Option<&str>, log: &str) -> Option<EndReason> {
+        tell(shutdown, panic.map(ToOwned::to_owned), log).map(|end| end.reason)
+    }
+
+    #[test]
+    fn the_ways_a_guest_ends_are_told_apart() {
+        let reset = Some(Shutdown::Reset);
+        assert_eq!(
+            reason(reset, None, "CPU Reset (CPU 0)"),
+            Some(EndReason::Reboot)
+        );
+        assert_eq!(
+            reason(reset, None, "…\nTriple fault\n"),
+            Some(EndReason::TripleFault)
+        );
+        assert_eq!(
+            reason(reset, Some("not syncing"), ""),
+            Some(EndReason::Panic)
+        );
+        assert_eq!(
+            reason(Some(Shutdown::Panic), None, ""),
+            Some(EndReason::Panic)
+        );
+        assert_eq!(
+            reason(Some(Shutdown::PowerOff), None, ""),
+            Some(EndReason::PowerOff)
+        );
+        assert_eq!(reason(None, Some("not syncing"), ""), None);
+    }
+
+    #[test]
+    fn programs_are_looked_up_as_a_shell_does() {
+        assert!(in_path(Path::new("sh")).is_some_and(|path| path.is_absolute()));
+        assert_eq!(in_path(Path::new("/bin/sh")), Some("/bin/sh".into()));
+        assert_eq!(in_path(Path::new("/etc/passwd")), None);
+        assert_eq!(in_path(Path::new("no-such-program")), None);
+    }
+}

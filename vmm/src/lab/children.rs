@@ -1,0 +1,111 @@
+//! How the lab starts processes, so that none outlives it.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal, setsid};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::task::JoinHandle;
+
+/// Bytes kept of what a child writes to standard error.
+const TAIL: usize = 4096;
+
+/// Makes the child lead a process group of its own (Ctrl-C is for the lab alone) and be killed when the
+/// thread that starts it ends. That thread has to be the main thread.
+pub fn bind_to_lab(command: &mut Command) {
+    let lab = getpid();
+    command.process_group(0);
+    let die_with_lab = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The lab may have ended before the call.
+        if getppid() == Some(lab) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+    };
+    // SAFETY: runs between fork and exec, where only async-signal-safe functions may be called. Both calls are
+    // bare system calls, and an error built from an error number or a kind does not allocate.
+    unsafe { command.pre_exec(die_with_lab) };
+}
+
+/// Makes the child lead a session of its own, out of reach of a terminal's signals.
+pub fn detach(command: &mut Command) {
+    let own_session = || setsid().map(drop).map_err(io::Error::from);
+    // SAFETY: as above; `setsid` is a bare system call.
+    unsafe { command.pre_exec(own_session) };
+}
+
+/// The last words of a child: the end of what it wrote to standard error.
+#[derive(Debug, Clone, Default)]
+pub struct LastWords(Arc<Mutex<Vec<u8>>>);
+
+impl LastWords {
+    /// Listens until the child closes `stderr`.
+    pub fn listen(mut stderr: impl AsyncRead + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
+        let words = Self::default();
+        let kept = words.clone();
+        let listener = tokio::spawn(async move {
+            let mut chunk = [0; 1024];
+            while let Ok(length @ 1..) = stderr.read(&mut chunk).await {
+                let mut tail = kept.0.lock().unwrap_or_else(PoisonError::into_inner);
+                tail.extend_from_slice(&chunk[..length]);
+                let excess = tail.len().saturating_sub(TAIL);
+                tail.drain(..excess);
+            }
+        });
+        (words, listener)
+    }
+
+    /// Them, as text.
+    pub fn text(&self) -> String {
+        let tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&tail).trim().to_owned()
+    }
+}
+
+/// How a process ended, for people.
+pub fn describe_exit(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(9)) => {
+            "was killed (signal 9: by a person, or by the kernel for want of memory; \
+                            `dmesg` tells)"
+                .to_owned()
+        }
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => "ended".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[tokio::test]
+    async fn only_the_end_of_what_a_child_says_is_kept() {
+        let mut said = vec![b'x'; 3 * TAIL];
+        said.extend_from_slice(b"cannot allocate memory\n");
+        let (words, listener) = LastWords::listen(io::Cursor::new(said));
+        listener.await.unwrap();
+        assert!(words.text().ends_with("xcannot allocate memory"));
+        assert!(words.text().len() <= TAIL);
+    }
+
+    #[test]
+    fn exits_are_told_apart() {
+        assert_eq!(
+            describe_exit(ExitStatus::from_raw(3 << 8)),
+            "exited with status 3"
+        );
+        assert!(describe_exit(ExitStatus::from_raw(9)).contains("memory"));
+        assert_eq!(
+            describe_exit(ExitStatus::from_raw(11)),
+            "was ended by signal 11"
+        );
+    }
+}

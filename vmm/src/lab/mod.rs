@@ -1,0 +1,464 @@
+//! The lab process: starts the switch and the machines of a topology, watches them, and ends them.
+
+pub mod agent;
+pub mod children;
+mod describe;
+pub mod janitor;
+mod node;
+pub mod run_folder;
+pub mod state;
+mod switch;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use monitor::{NicConfig, NodeConfig};
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use topology::model::{self, NodeKind, Role, Topology};
+
+use crate::api;
+use crate::api::types::{BootTimes, Interface, Kind, Lab, Node, NodeState, Phase};
+use crate::engine::auto::Choice;
+use crate::engine::{Engine, qemu};
+use crate::failure::{Code, Failure};
+use crate::image::Image;
+use janitor::Janitor;
+use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
+use state::State;
+use switch::Switch;
+
+/// How long clients have to read the last event after all processes have ended.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// All that is needed to launch a lab.
+#[derive(Debug)]
+pub struct Plan {
+    /// The lab's name.
+    pub name: String,
+    /// The topology file; absolute.
+    pub file: PathBuf,
+    /// Its content.
+    pub topology: Topology,
+    /// The engine and why.
+    pub choice: Choice,
+    /// For machines that name no kernel or root of their own.
+    pub image: Option<Image>,
+    /// How long a machine may take until it is configured.
+    pub boot_timeout: Duration,
+    /// How many machines boot at the same time.
+    pub boots_at_once: usize,
+}
+
+/// A lab that is about to run: its API listens, nothing else is started.
+#[derive(Debug)]
+pub struct Prepared {
+    machines: Vec<node::Machine>,
+    folder: RunFolder,
+    file: PathBuf,
+    switch_program: PathBuf,
+    listener: UnixListener,
+    janitor: Janitor,
+    engine: Engine,
+    boot_timeout: Duration,
+    boots_at_once: usize,
+    state: State,
+}
+
+/// What every machine of a lab shares.
+#[derive(Debug, Clone)]
+struct Context {
+    state: State,
+    engine: Engine,
+    janitor: Arc<Mutex<Janitor>>,
+    turns: Arc<Semaphore>,
+    boot_timeout: Duration,
+    /// Becomes true when the lab ends.
+    stop: watch::Sender<bool>,
+}
+
+impl Context {
+    fn janitor(&self) -> MutexGuard<'_, Janitor> {
+        self.janitor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Checks the plan against this machine, takes the lab's folder and listens on its control socket.
+pub fn prepare(plan: Plan, root: &RunRoot) -> Result<Prepared, Failure> {
+    let paths = root.lab(&plan.name);
+    check_socket_paths(&plan, &paths)?;
+    let switch_program = switch::program()?;
+    let machines = machines(&plan, &paths)?;
+    let folder = root.create(&plan.name)?;
+    match set_up(&plan, &folder) {
+        Ok((janitor, listener)) => Ok(Prepared {
+            machines,
+            file: plan.file.clone(),
+            switch_program,
+            listener,
+            janitor,
+            engine: plan.choice.engine.clone(),
+            boot_timeout: plan.boot_timeout,
+            boots_at_once: plan.boots_at_once,
+            state: State::new(view(&plan)),
+            folder,
+        }),
+        Err(error) => {
+            let message = format!("cannot set up {}: {error}", folder.paths.folder().display());
+            let _ = folder.remove();
+            Err(Failure::new(Code::Host, message)
+                .help("free space there, or set HOPYARD_RUN to another folder"))
+        }
+    }
+}
+
+fn set_up(plan: &Plan, folder: &RunFolder) -> std::io::Result<(Janitor, UnixListener)> {
+    let janitor = Janitor::start(folder)?;
+    folder.write_record(&LabRecord {
+        pid: std::process::id(),
+        file: plan.file.clone(),
+    })?;
+    for node in &plan.topology.nodes {
+        folder.create_node(&node.name)?;
+    }
+    // The folder is this user's alone, so the socket is as well before and after its mode is set.
+    let listener = UnixListener::bind(folder.paths.control())?;
+    rustix::fs::chmod(
+        folder.paths.control(),
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+    )?;
+    Ok((janitor, listener))
+}
+
+impl Prepared {
+    /// The paths of the lab.
+    pub fn paths(&self) -> &LabPaths {
+        &self.folder.paths
+    }
+
+    /// Runs the lab to its end. An error is why it ended, if nobody wished it to.
+    pub async fn run(self) -> Result<(), Failure> {
+        let context = Context {
+            state: self.state.clone(),
+            engine: self.engine,
+            janitor: Arc::new(Mutex::new(self.janitor)),
+            turns: Arc::new(Semaphore::new(self.boots_at_once)),
+            boot_timeout: self.boot_timeout,
+            stop: watch::Sender::new(false),
+        };
+        let server = api::serve(self.listener, self.state.clone(), self.folder.paths.clone());
+        let server = tokio::spawn(server);
+        let result = operate(
+            &context,
+            self.machines,
+            &self.switch_program,
+            &self.file,
+            &self.folder.paths,
+        )
+        .await;
+        context.state.ended();
+        let _ = tokio::time::timeout(FAREWELL, server).await;
+        let path = self.folder.paths.folder().to_path_buf();
+        if let Err(error) = self.folder.remove() {
+            eprintln!("warning: cannot remove {}: {error}", path.display());
+        }
+        // The last clone of the context: every machine has ended.
+        if let Some(janitor) = Arc::into_inner(context.janitor) {
+            janitor
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .dismiss();
+        }
+        result
+    }
+}
+
+/// Runs switch and machines until the lab is to end; none of them is left when it returns.
+async fn operate(
+    context: &Context,
+    machines: Vec<node::Machine>,
+    switch_program: &std::path::Path,
+    file: &std::path::Path,
+    paths: &LabPaths,
+) -> Result<(), Failure> {
+    let (mut switch, ready) = match Switch::start(switch_program, file, paths) {
+        Ok(switch) => switch,
+        Err(failure) => {
+            context.state.ending(Some(failure.message.clone()));
+            return Err(failure);
+        }
+    };
+    context.janitor().watch(switch.pid);
+    let mut running = JoinSet::new();
+    let asked = context.state.stop_asked();
+    let result = {
+        let work = async {
+            ready.wait().await?;
+            start(context, machines, &mut running);
+            supervise(&mut running).await
+        };
+        tokio::select! {
+            biased;
+            () = asked => Ok(()),
+            signal = ended_by_signal() => signal,
+            failed = switch.failed() => Err(Failure::new(Code::Lab, failed)),
+            result = work => result,
+        }
+    };
+    context
+        .state
+        .ending(result.as_ref().err().map(|failure| failure.message.clone()));
+    // Guests are killed, not switched off: their root is read-only and what they wrote is in their memory, so
+    // there is nothing to save, and a person who ends a lab wants it gone.
+    context.stop.send_replace(true);
+    while running.join_next().await.is_some() {}
+    let pid = switch.pid;
+    switch.stop().await;
+    context.janitor().forget(pid);
+    result
+}
+
+/// The switch listens: what lives in it is ready, and the machines may boot.
+fn start(
+    context: &Context,
+    machines: Vec<node::Machine>,
+    running: &mut JoinSet<Result<(), String>>,
+) {
+    for (index, node) in context.state.lab().nodes.iter().enumerate() {
+        if matches!(node.kind, Kind::Switch | Kind::Hub) {
+            context
+                .state
+                .update(index, |node| node.state = NodeState::Ready);
+        }
+    }
+    for machine in machines {
+        running.spawn(node::run(machine, context.clone()));
+    }
+}
+
+/// Waits for a machine that ends the lab. Machines that end for good do not.
+async fn supervise(running: &mut JoinSet<Result<(), String>>) -> Result<(), Failure> {
+    while let Some(ended) = running.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(message)) => return Err(Failure::new(Code::Lab, message)),
+            Err(error) => {
+                return Err(Failure::new(
+                    Code::General,
+                    format!("a bug in vmm: {error}"),
+                ));
+            }
+        }
+    }
+    // A lab whose machines have all ended still has its switch, and a person may want to see how they ended.
+    std::future::pending().await
+}
+
+/// SIGINT, SIGTERM and SIGHUP end the lab.
+async fn ended_by_signal() -> Result<(), Failure> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| {
+        signal(kind).map_err(|error| {
+            Failure::new(Code::General, format!("cannot listen to signals: {error}"))
+        })
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}
+
+fn check_socket_paths(plan: &Plan, paths: &LabPaths) -> Result<(), Failure> {
+    let mut sockets = vec![paths.control(), paths.vswitch()];
+    for (node, machine) in each_machine(&plan.topology) {
+        sockets.push(paths.agent(&node.name));
+        sockets.extend(
+            machine
+                .interfaces
+                .iter()
+                .map(|i| paths.port(&node.name, &i.name)),
+        );
+    }
+    LabPaths::check_socket_lengths(sockets)
+}
+
+fn each_machine(topology: &Topology) -> impl Iterator<Item = (&model::Node, &model::Machine)> {
+    topology.nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Machine(machine) => Some((node, &**machine)),
+        NodeKind::Switch(_) | NodeKind::Hub => None,
+    })
+}
+
+fn machines(plan: &Plan, paths: &LabPaths) -> Result<Vec<node::Machine>, Failure> {
+    let mut machines = Vec::new();
+    for (index, node) in plan.topology.nodes.iter().enumerate() {
+        let NodeKind::Machine(machine) = &node.kind else {
+            continue;
+        };
+        machines.push(node::Machine {
+            index,
+            config: NodeConfig {
+                name: node.name.clone(),
+                kernel: file_of(
+                    &node.name,
+                    machine.kernel.as_ref(),
+                    plan.image.as_ref().map(|i| &i.kernel),
+                )?,
+                rootfs: file_of(
+                    &node.name,
+                    machine.rootfs.as_ref(),
+                    plan.image.as_ref().map(|i| &i.rootfs),
+                )?,
+                memory: machine.memory,
+                vcpus: machine.vcpus,
+                nics: machine
+                    .interfaces
+                    .iter()
+                    .map(|interface| NicConfig {
+                        socket: paths.port(&node.name, &interface.name),
+                        mac: interface.mac.to_string(),
+                        mtu: interface.mtu,
+                        queue_size: interface.queue_size,
+                    })
+                    .collect(),
+                agent_socket: paths.agent(&node.name),
+                serial_log: paths.serial(&node.name),
+                cmdline: None,
+            },
+            configure: describe::configure(&plan.topology, &node.name, machine)?,
+            policy: machine.on,
+            ready_timeout: machine
+                .ready
+                .as_ref()
+                .map_or(Duration::ZERO, |ready| ready.timeout),
+        });
+    }
+    Ok(machines)
+}
+
+/// A node's own kernel or root, else the image's.
+fn file_of(node: &str, own: Option<&PathBuf>, image: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    match (own, image) {
+        (Some(own), _) => match crate::image::readable(own) {
+            Ok(()) => Ok(own.clone()),
+            Err(error) => {
+                let message = format!("node {node} cannot use {}: {error}", own.display());
+                Err(Failure::new(Code::Host, message))
+            }
+        },
+        (None, Some(image)) => Ok(image.clone()),
+        (None, None) => Err(Failure::new(
+            Code::Host,
+            format!("node {node} needs the guest image"),
+        )),
+    }
+}
+
+/// Whether any machine needs the lab's image.
+pub fn needs_image(topology: &Topology) -> bool {
+    each_machine(topology).any(|(_, machine)| machine.kernel.is_none() || machine.rootfs.is_none())
+}
+
+/// What a person should know before the lab starts.
+pub fn warnings(plan: &Plan) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let asked: u64 = each_machine(&plan.topology)
+        .map(|(_, machine)| machine.memory)
+        .sum();
+    if let Some(free) = available_memory().filter(|&free| asked > free) {
+        warnings.push(format!(
+            "the machines have {} MiB of memory together, this machine has {} MiB available; nodes may be killed",
+            asked >> 20,
+            free >> 20
+        ));
+    }
+    if matches!(plan.choice.engine, Engine::Qemu(_)) {
+        for (node, machine) in each_machine(&plan.topology) {
+            for interface in &machine.interfaces {
+                let size = qemu::queue_size(interface.queue_size);
+                if size != interface.queue_size {
+                    warnings.push(format!(
+                        "{}:{}: QEMU makes its queues {size} long instead of {}",
+                        node.name, interface.name, interface.queue_size
+                    ));
+                }
+            }
+        }
+    }
+    warnings
+}
+
+/// Bytes this machine can give away without swapping.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(
+        line.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            << 10,
+    )
+}
+
+fn view(plan: &Plan) -> Lab {
+    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    Lab {
+        name: plan.name.clone(),
+        description: plan.topology.description.clone(),
+        file: plan.file.clone(),
+        pid: std::process::id(),
+        engine: plan.choice.engine.name(),
+        engine_reason: plan.choice.reason.clone(),
+        started: started.unwrap_or_default().as_secs(),
+        phase: Phase::Starting,
+        ready_ms: None,
+        failure: None,
+        nodes: plan.topology.nodes.iter().map(view_node).collect(),
+    }
+}
+
+fn view_node(node: &model::Node) -> Node {
+    let (kind, interfaces) = match &node.kind {
+        NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
+        NodeKind::Hub => (Kind::Hub, Vec::new()),
+        NodeKind::Machine(machine) => {
+            let kind = match machine.role {
+                Role::Host => Kind::Host,
+                Role::Router => Kind::Router,
+            };
+            let interfaces = machine.interfaces.iter().map(|interface| Interface {
+                name: interface.name.clone(),
+                mac: interface.mac.to_string(),
+                addresses: interface
+                    .addresses
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
+            });
+            (kind, interfaces.collect())
+        }
+    };
+    Node {
+        name: node.name.clone(),
+        kind,
+        state: NodeState::Waiting,
+        interfaces,
+        pid: None,
+        kernel: None,
+        restarts: 0,
+        boot: BootTimes::default(),
+        message: None,
+        last_end: None,
+    }
+}

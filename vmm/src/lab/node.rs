@@ -1,0 +1,405 @@
+//! One machine of a lab, from its first boot to the end of the lab.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use agent_protocol::{ToAgent, ToHost};
+use monitor::NodeConfig;
+use tokio::net::UnixStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use topology::model::{EndAction, EndPolicy};
+
+use super::Context;
+use super::agent::{Agent, AgentError};
+use crate::api::types::{BootTimes, End, EndReason, NodeState};
+use crate::engine::Guest;
+use crate::sanitize;
+
+/// Between two attempts to connect to an engine that is starting.
+const RETRY: Duration = Duration::from_millis(10);
+/// How long after its agent broke off a guest's end may take to be known.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+/// What a readiness condition may take beyond its own time-out, which the agent enforces.
+const READY_MARGIN: Duration = Duration::from_secs(30);
+/// Boots in a row that may end before the node was ready.
+const BOOT_ATTEMPTS: u32 = 5;
+/// Longest pause before a boot.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// Lines of the serial log that are shown with a time-out.
+const SERIAL_LINES: usize = 12;
+
+/// A machine and what its lab knows about it.
+#[derive(Debug)]
+pub struct Machine {
+    /// Its place among the lab's nodes.
+    pub index: usize,
+    /// For its engine.
+    pub config: NodeConfig,
+    /// For its agent.
+    pub configure: ToAgent,
+    /// What to do when its guest ends.
+    pub policy: EndPolicy,
+    /// How long its readiness condition may take.
+    pub ready_timeout: Duration,
+}
+
+/// How a boot came to its end.
+enum Outcome {
+    /// The lab ends.
+    Stopped,
+    /// The guest ended.
+    Ended(End),
+    /// The node is of no use: it does not answer, or not in the protocol.
+    Failed(String),
+}
+
+/// Why a node's agent is of no use.
+enum AgentFailure {
+    Broke(AgentError),
+    Unusable(String),
+}
+
+/// Runs the machine until the lab ends or the machine has ended for good. An error ends the lab.
+pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
+    let mut run = Run {
+        stop: lab.stop.subscribe(),
+        machine,
+        lab,
+        was_ready: false,
+    };
+    let mut attempts = 0;
+    loop {
+        let before = Instant::now();
+        run.was_ready = false;
+        let outcome = run.boot().await;
+        run.lab.state.set_agent(run.machine.index, None);
+        let name = &run.machine.config.name;
+        let end = match outcome {
+            Outcome::Stopped => return Ok(()),
+            Outcome::Failed(message) if run.was_configured() => {
+                run.settle(NodeState::Failed, Some(message), None);
+                return Ok(());
+            }
+            // The lab as described cannot be had.
+            Outcome::Failed(message) => {
+                run.settle(NodeState::Failed, Some(message.clone()), None);
+                return Err(format!("node {name}: {message}"));
+            }
+            Outcome::Ended(end) => end,
+        };
+        let action = match end.reason {
+            EndReason::PowerOff => run.machine.policy.power_off,
+            EndReason::Reboot => run.machine.policy.reboot,
+            EndReason::Panic => run.machine.policy.panic,
+            EndReason::TripleFault => run.machine.policy.triple_fault,
+            EndReason::Crash => {
+                let configured = run.was_configured();
+                let message = end.to_string();
+                run.settle(NodeState::Failed, Some(message.clone()), Some(end));
+                return if configured {
+                    Ok(())
+                } else {
+                    Err(format!("node {}: {message}", run.machine.config.name))
+                };
+            }
+        };
+        run.lab.state.notice(Some(name), format!("ended: {end}"));
+        match action {
+            EndAction::EndLab => {
+                let message = format!(
+                    "node {name} ended ({end}), and its topology says that this ends the lab"
+                );
+                run.settle(NodeState::Ended, None, Some(end));
+                return Err(message);
+            }
+            EndAction::End => {
+                run.settle(NodeState::Ended, None, Some(end));
+                return Ok(());
+            }
+            EndAction::Restart => {}
+        }
+        attempts = if run.was_ready { 0 } else { attempts + 1 };
+        if attempts >= BOOT_ATTEMPTS {
+            let message = format!(
+                "given up: {attempts} boots in a row ended before the node was ready; {end}"
+            );
+            run.settle(NodeState::Failed, Some(message), Some(end));
+            return Ok(());
+        }
+        run.lab.state.update(run.machine.index, |node| {
+            node.state = NodeState::Waiting;
+            node.restarts += 1;
+            node.pid = None;
+            node.last_end = Some(end);
+        });
+        let pause = pause(attempts, before.elapsed());
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = run.stop.wait_for(|&stop| stop) => return Ok(()),
+        }
+    }
+}
+
+/// How long to wait before the next boot: a guest that reboots quickly, again and again, must not wear out the host.
+fn pause(attempts: u32, lived: Duration) -> Duration {
+    if attempts == 0 && lived > MAX_PAUSE {
+        return Duration::ZERO;
+    }
+    Duration::from_millis(500)
+        .saturating_mul(1 << attempts.min(10))
+        .min(MAX_PAUSE)
+}
+
+struct Run {
+    machine: Machine,
+    lab: Context,
+    stop: watch::Receiver<bool>,
+    was_ready: bool,
+}
+
+impl Run {
+    fn was_configured(&self) -> bool {
+        let node = self.lab.state.node(self.machine.index);
+        node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
+    }
+
+    fn settle(&self, state: NodeState, message: Option<String>, end: Option<End>) {
+        self.lab.state.update(self.machine.index, |node| {
+            node.state = state;
+            node.pid = None;
+            node.message = message.or(node.message.take());
+            node.last_end = end.or(node.last_end.take());
+        });
+    }
+
+    /// One boot, from its turn to its end.
+    async fn boot(&mut self) -> Outcome {
+        let turn = tokio::select! {
+            turn = self.lab.turns.clone().acquire_owned() => turn,
+            _ = self.stop.wait_for(|&stop| stop) => return Outcome::Stopped,
+        };
+        let mut guest = match self.lab.engine.spawn(&self.machine.config) {
+            Ok(guest) => guest,
+            Err(error) => return Outcome::Failed(error.to_string()),
+        };
+        let pid = guest.pid;
+        self.lab.janitor().watch(pid);
+        let started = Instant::now();
+        self.lab.state.update(self.machine.index, |node| {
+            node.state = NodeState::Booting;
+            node.pid = Some(pid);
+            node.boot = BootTimes::default();
+            node.message = None;
+        });
+        let outcome = self.attend(&mut guest, started, turn.ok()).await;
+        if !matches!(outcome, Outcome::Ended(_)) {
+            guest.kill();
+            let _ = (&mut guest.ended).await;
+        }
+        self.lab.janitor().forget(pid);
+        outcome
+    }
+
+    async fn attend(
+        &mut self,
+        guest: &mut Guest,
+        started: Instant,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Outcome {
+        let mut stop = self.stop.clone();
+        let failure = tokio::select! {
+            end = &mut guest.ended => return ended(end.ok()),
+            _ = stop.wait_for(|&stop| stop) => return Outcome::Stopped,
+            failure = self.follow_agent(started, turn) => failure,
+        };
+        match failure {
+            AgentFailure::Unusable(message) => Outcome::Failed(message),
+            AgentFailure::Broke(error) => {
+                // The guest's end cuts the connection too, and is then the better reason.
+                match tokio::time::timeout(END_PATIENCE, &mut guest.ended).await {
+                    Ok(end) => ended(end.ok()),
+                    Err(_) => Outcome::Failed(error.to_string()),
+                }
+            }
+        }
+    }
+
+    /// Configures the node through its agent, then takes the agent's messages; returns when that is over.
+    async fn follow_agent(
+        &mut self,
+        started: Instant,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> AgentFailure {
+        let deadline = started + self.lab.boot_timeout;
+        let mut phase = "start its agent";
+        let socket = match within(deadline, connect(&self.machine.config.agent_socket)).await {
+            Some(socket) => socket,
+            None => return self.silent(phase),
+        };
+        let (sender, mut control) = mpsc::channel(16);
+        let (agent, connection) = Agent::open(socket, sender);
+        let mut connection = tokio::spawn(connection);
+        let version = agent_protocol::VERSION;
+        agent.send(&ToAgent::Hello { version }).await;
+
+        let mut turn = turn;
+        let mut deadline = Some(deadline);
+        loop {
+            let message = tokio::select! {
+                biased;
+                Some(message) = control.recv() => message,
+                error = &mut connection => return AgentFailure::Broke(error.unwrap_or_else(|_| broken())),
+                () = until(deadline) => {
+                    connection.abort();
+                    return self.silent(phase);
+                }
+            };
+            let elapsed = u64::try_from(started.elapsed().as_millis()).ok();
+            let (state, index) = (&self.lab.state, self.machine.index);
+            let name = &self.machine.config.name;
+            match message {
+                ToHost::Hello {
+                    version: theirs, ..
+                } if theirs != version => {
+                    connection.abort();
+                    return AgentFailure::Unusable(format!(
+                        "its agent speaks version {theirs} of the protocol, this vmm version {version}; \
+                         build the image again with `make image`"
+                    ));
+                }
+                ToHost::Hello { kernel, .. } => {
+                    phase = "configure its network";
+                    state.update(index, |node| {
+                        node.state = NodeState::Configuring;
+                        node.kernel = Some(sanitize::text(&kernel));
+                        node.boot.booted_ms = elapsed;
+                    });
+                    agent.send(&self.machine.configure).await;
+                    state.set_agent(index, Some(agent.clone()));
+                }
+                ToHost::Configured => {
+                    phase = "meet its readiness condition";
+                    // Readiness may depend on other nodes, whose turn has to come.
+                    drop(turn.take());
+                    deadline = Some(Instant::now() + self.machine.ready_timeout + READY_MARGIN);
+                    state.update(index, |node| {
+                        node.state = NodeState::Configured;
+                        node.boot.configured_ms = elapsed;
+                    });
+                }
+                ToHost::Ready => {
+                    deadline = None;
+                    self.was_ready = true;
+                    state.update(index, |node| {
+                        node.state = NodeState::Ready;
+                        node.boot.ready_ms = elapsed;
+                    });
+                }
+                ToHost::Failed { message } => {
+                    drop(turn.take());
+                    deadline = None;
+                    let message = sanitize::text(&message);
+                    state.update(index, |node| {
+                        node.state = NodeState::Failed;
+                        node.message = Some(message);
+                        // It runs, and a person may look; only its configuration has failed.
+                        node.boot.configured_ms = node.boot.configured_ms.or(elapsed);
+                    });
+                }
+                ToHost::Warning { message } => state.notice(Some(name), sanitize::text(&message)),
+                ToHost::Ending { .. } | ToHost::Pong => {}
+                // Of a stream: taken by the connection.
+                ToHost::ExecFailed { .. } | ToHost::Exited { .. } => {}
+            }
+        }
+    }
+
+    fn silent(&self, phase: &str) -> AgentFailure {
+        let seconds = self.lab.boot_timeout.as_secs();
+        let log = serial_tail(&self.machine.config.serial_log);
+        let log = if log.is_empty() {
+            "it wrote nothing to its serial port".to_owned()
+        } else {
+            format!("the last lines of its serial port were:\n{log}")
+        };
+        AgentFailure::Unusable(format!(
+            "it did not {phase} in time (time-out {seconds} s, --boot-timeout changes it); {log}"
+        ))
+    }
+}
+
+fn ended(end: Option<End>) -> Outcome {
+    Outcome::Ended(end.unwrap_or_else(|| End {
+        reason: EndReason::Crash,
+        detail: String::new(),
+    }))
+}
+
+fn broken() -> AgentError {
+    std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()
+}
+
+async fn connect(socket: &Path) -> UnixStream {
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return stream,
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout_at(deadline.into(), work).await.ok()
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The last lines a guest wrote to its serial port, indented.
+fn serial_tail(log: &Path) -> String {
+    let text = sanitize::lossy(&std::fs::read(log).unwrap_or_default());
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    let first = lines.len().saturating_sub(SERIAL_LINES);
+    lines[first..]
+        .iter()
+        .map(|line| format!("    {line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_loop_slows_down() {
+        let short = Duration::from_secs(1);
+        let pauses: Vec<_> = (0..8)
+            .map(|attempts| pause(attempts, short).as_millis())
+            .collect();
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+        assert_eq!(pause(0, Duration::from_secs(3600)), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_end_of_the_serial_log_is_shown_without_escapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("serial.log");
+        let text: String = (0..30).map(|n| format!("\x1b[1mline {n}\r\n\n")).collect();
+        std::fs::write(&log, text).unwrap();
+        let tail = serial_tail(&log);
+        assert_eq!(tail.lines().count(), SERIAL_LINES);
+        assert!(
+            tail.starts_with("    line 18\n") && tail.ends_with("    line 29"),
+            "{tail}"
+        );
+        assert_eq!(serial_tail(Path::new("/nonexistent")), "");
+    }
+}

@@ -1,0 +1,161 @@
+//! How a lab stands, and who wants to know.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{Notify, broadcast, watch};
+
+use super::agent::Agent;
+use crate::api::types::{Change, Event, Lab, Node, NodeState, Phase};
+
+/// Records a slow reader of events may lag behind before it loses some.
+const EVENT_BACKLOG: usize = 4096;
+
+/// The state of a lab; clones share it.
+#[derive(Debug, Clone)]
+pub struct State(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    launched: Instant,
+    inner: Mutex<Inner>,
+    events: broadcast::Sender<Event>,
+    phase: watch::Sender<Phase>,
+    stop: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    lab: Lab,
+    agents: Vec<Option<Agent>>,
+}
+
+impl State {
+    /// The state of a lab that starts now.
+    pub fn new(lab: Lab) -> Self {
+        let agents = lab.nodes.iter().map(|_| None).collect();
+        let phase = watch::Sender::new(lab.phase);
+        Self(Arc::new(Shared {
+            launched: Instant::now(),
+            inner: Mutex::new(Inner { lab, agents }),
+            events: broadcast::Sender::new(EVENT_BACKLOG),
+            phase,
+            stop: Notify::new(),
+        }))
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&self, change: Change) {
+        // Nobody listening is fine.
+        let _ = self.0.events.send(self.event(change));
+    }
+
+    fn event(&self, change: Change) -> Event {
+        Event {
+            at_ms: self.elapsed_ms(),
+            change,
+        }
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.0.launched.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The lab as it is now.
+    pub fn lab(&self) -> Lab {
+        self.inner().lab.clone()
+    }
+
+    /// A node as it is now.
+    pub fn node(&self, index: usize) -> Option<Node> {
+        self.inner().lab.nodes.get(index).cloned()
+    }
+
+    /// The lab as it is now, and everything that changes from then on.
+    pub fn subscribe(&self) -> (Event, broadcast::Receiver<Event>) {
+        let inner = self.inner();
+        let snapshot = self.event(Change::Snapshot {
+            lab: Box::new(inner.lab.clone()),
+        });
+        (snapshot, self.0.events.subscribe())
+    }
+
+    /// Follows the phase of the lab.
+    pub fn phases(&self) -> watch::Receiver<Phase> {
+        self.0.phase.subscribe()
+    }
+
+    /// Changes a node.
+    pub fn update(&self, index: usize, change: impl FnOnce(&mut Node)) {
+        let mut inner = self.inner();
+        let Some(node) = inner.lab.nodes.get_mut(index) else {
+            return;
+        };
+        change(node);
+        let node = Box::new(node.clone());
+        self.send(Change::Node { node });
+        let settled = |node: &Node| {
+            matches!(
+                node.state,
+                NodeState::Ready | NodeState::Failed | NodeState::Ended
+            )
+        };
+        if inner.lab.phase == Phase::Starting && inner.lab.nodes.iter().all(settled) {
+            inner.lab.ready_ms = Some(self.elapsed_ms());
+            self.enter(&mut inner, Phase::Running, None);
+        }
+    }
+
+    /// Tells people something.
+    pub fn notice(&self, node: Option<&str>, message: impl Into<String>) {
+        self.send(Change::Notice {
+            node: node.map(ToOwned::to_owned),
+            message: message.into(),
+        });
+    }
+
+    /// The lab begins to end, because of `failure` or at someone's wish.
+    pub fn ending(&self, failure: Option<String>) {
+        self.enter(&mut self.inner(), Phase::Ending, failure);
+    }
+
+    /// The lab has ended.
+    pub fn ended(&self) {
+        self.enter(&mut self.inner(), Phase::Ended, None);
+    }
+
+    fn enter(&self, inner: &mut Inner, phase: Phase, failure: Option<String>) {
+        inner.lab.phase = phase;
+        inner.lab.failure = inner.lab.failure.take().or(failure);
+        self.send(Change::Lab {
+            phase,
+            failure: inner.lab.failure.clone(),
+        });
+        self.0.phase.send_replace(phase);
+    }
+
+    /// The way to a node's agent, or that there is none.
+    pub fn set_agent(&self, index: usize, agent: Option<Agent>) {
+        if let Some(place) = self.inner().agents.get_mut(index) {
+            *place = agent;
+        }
+    }
+
+    /// The way to a node's agent, while it has one.
+    pub fn agent(&self, index: usize) -> Option<Agent> {
+        self.inner().agents.get(index).cloned().flatten()
+    }
+
+    /// Asks for the end of the lab.
+    pub fn stop(&self) {
+        self.0.stop.notify_one();
+    }
+
+    /// Waits until somebody asks for the end of the lab.
+    pub async fn stop_asked(&self) {
+        self.0.stop.notified().await;
+    }
+}

@@ -1,0 +1,153 @@
+//! The lab's virtual switch: one `vswitch` process.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+
+use super::children::{self, LastWords};
+use super::run_folder::LabPaths;
+use crate::failure::{Code, Failure};
+
+/// How long the switch may take to listen on all its ports.
+const READY_PATIENCE: Duration = Duration::from_secs(20);
+/// How long the switch may take to end when it is asked to.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The running switch.
+#[derive(Debug)]
+pub struct Switch {
+    /// Its process.
+    pub pid: u32,
+    child: Child,
+    last_words: (LastWords, JoinHandle<()>),
+}
+
+/// `$HOPYARD_VSWITCH`, else `vswitch` beside this program.
+pub fn program() -> Result<PathBuf, Failure> {
+    let asked = std::env::var_os("HOPYARD_VSWITCH").filter(|v| !v.is_empty());
+    let program = match asked {
+        Some(program) => PathBuf::from(program),
+        None => std::env::current_exe()
+            .map_err(|error| {
+                Failure::new(
+                    Code::Host,
+                    format!("cannot tell where the vswitch program is: {error}"),
+                )
+            })?
+            .with_file_name("vswitch"),
+    };
+    if program.is_file() {
+        return Ok(program);
+    }
+    let missing = format!("there is no vswitch program at {}", program.display());
+    Err(Failure::new(Code::Host, missing)
+        .help("build it with `cargo build -p vswitch`, or name it with HOPYARD_VSWITCH"))
+}
+
+impl Switch {
+    /// Starts the switch for the links of `topology`; has to be called on the main thread.
+    pub fn start(
+        program: &Path,
+        topology: &Path,
+        paths: &LabPaths,
+    ) -> Result<(Self, Ready), Failure> {
+        let cannot = |error: std::io::Error| {
+            Failure::new(
+                Code::Host,
+                format!("cannot start {}: {error}", program.display()),
+            )
+        };
+        let mut command = Command::new(program);
+        command.arg("run").arg("--config").arg(topology);
+        command.arg("--sockets").arg(paths.ports());
+        command.arg("--control").arg(paths.vswitch());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        children::bind_to_lab(command.as_std_mut());
+        let mut child = command.spawn().map_err(cannot)?;
+        let (Some(pid), Some(stdout), Some(stderr)) =
+            (child.id(), child.stdout.take(), child.stderr.take())
+        else {
+            unreachable!("both were asked for, and the child was not waited for yet");
+        };
+        let switch = Self {
+            pid,
+            child,
+            last_words: LastWords::listen(stderr),
+        };
+        Ok((switch, Ready(tokio::spawn(ready(stdout)))))
+    }
+
+    /// Waits until the switch has ended by itself; says how.
+    pub async fn failed(&mut self) -> String {
+        let how = match self.child.wait().await {
+            Ok(status) => children::describe_exit(status),
+            Err(error) => format!("cannot be waited for: {error}"),
+        };
+        let _ = tokio::time::timeout(END_PATIENCE, &mut self.last_words.1).await;
+        match self.last_words.0.text() {
+            words if words.is_empty() => format!("the switch {how}"),
+            words => format!("the switch {how} and said: {words}"),
+        }
+    }
+
+    /// Ends the switch.
+    pub async fn stop(mut self) {
+        if let Some(pid) = self
+            .child
+            .id()
+            .and_then(|pid| Pid::from_raw(pid.cast_signed()))
+        {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+        if tokio::time::timeout(END_PATIENCE, self.child.wait())
+            .await
+            .is_err()
+        {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// Tells when the switch listens on all its ports.
+#[derive(Debug)]
+pub struct Ready(JoinHandle<bool>);
+
+impl Ready {
+    /// Waits for it.
+    pub async fn wait(self) -> Result<(), Failure> {
+        match tokio::time::timeout(READY_PATIENCE, self.0).await {
+            Ok(Ok(true)) => Ok(()),
+            // It has closed its output: how it ended says more.
+            Ok(_) => std::future::pending().await,
+            Err(_) => Err(Failure::new(
+                Code::Lab,
+                format!(
+                    "the switch did not listen within {} s",
+                    READY_PATIENCE.as_secs()
+                ),
+            )),
+        }
+    }
+}
+
+async fn ready(stdout: impl AsyncRead + Unpin + Send + 'static) -> bool {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let event: Option<serde_json::Value> = serde_json::from_str(&line).ok();
+        if event.is_some_and(|event| event["event"] == "ready") {
+            // Whatever it says later has to be taken, or it would wait.
+            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+            return true;
+        }
+    }
+    false
+}

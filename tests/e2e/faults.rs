@@ -1,0 +1,184 @@
+//! Processes killed and labs interrupted at any moment: the message tells, nothing is left, others go on.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use tests::lab::kill;
+use tests::process::eventually;
+use tests::world::config;
+use tests::{Lab, World};
+
+const EXIT_HOST: i32 = 5;
+const EXIT_LAB: i32 = 6;
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// A lab that has to notice nothing.
+fn bystander(world: &World) -> Result<Lab<'_>> {
+    let file = world.file(
+        "bystander.json",
+        r#"{"nodes": {"quiet": {"kind": "host", "memory": "64MiB"}}}"#,
+    )?;
+    world.launch(&file)
+}
+
+fn unharmed(bystander: &Lab<'_>) -> Result<()> {
+    bystander
+        .exec("quiet", &["true"])?
+        .success()
+        .context("the other lab was harmed")?;
+    let node = bystander.node("quiet")?;
+    ensure!(
+        node["restarts"] == 0,
+        "the other lab's node was restarted: {node}"
+    );
+    Ok(())
+}
+
+/// A node's process is killed: the node has failed, the rest goes on.
+pub fn node_killed(world: &World) -> Result<()> {
+    let lab = world.launch(&config("lan.json"))?;
+    let machines = lab.machines()?;
+    let (victim, _) = machines.first().context("a host")?;
+    kill(lab.node_pid(victim)?, Signal::KILL)?;
+    let node = lab.wait_for(victim, "down", |node| {
+        node["state"] == "failed" || node["state"] == "ended"
+    })?;
+    ensure!(
+        node["last_end"]["reason"] == "crash" || node["message"].is_string(),
+        "a word about it: {node}"
+    );
+    let [.., (from, _), (_, to)] = &machines[..] else {
+        anyhow::bail!("three hosts")
+    };
+    let address = to.first().context("an address")?.to_string();
+    lab.exec(from, &["ping", "-c", "2", "-W", "5", &address])?
+        .success()?;
+    lab.stop()
+}
+
+/// The switch is killed: the lab ends with an error that says so.
+pub fn switch_killed(world: &World) -> Result<()> {
+    let bystander = bystander(world)?;
+    let mut launch = world.launch_foreground(&config("two-hosts.json"))?;
+    launch.wait_ready()?;
+    kill(launch.lab().switch_pid()?, Signal::KILL)?;
+    launch
+        .wait()?
+        .expect_code(EXIT_LAB)?
+        .expect_words(&["switch"])?;
+    unharmed(&bystander)?;
+    bystander.stop()?;
+    world.expect_nothing_left()
+}
+
+/// The lab process is killed: the janitor removes the rest.
+pub fn launcher_killed(world: &World) -> Result<()> {
+    let bystander = bystander(world)?;
+    let mut launch = world.launch_foreground(&config("two-hosts.json"))?;
+    launch.wait_ready()?;
+    let lab = launch.lab().clone();
+    kill(lab.pid()?, Signal::KILL)?;
+    launch.wait()?;
+    gone(world, lab.name())?;
+    unharmed(&bystander)?;
+    bystander.stop()?;
+    world.expect_nothing_left()?;
+    // Its name is free again.
+    world.launch(&config("two-hosts.json"))?.stop()
+}
+
+/// Waits until no lab of that name is listed and its folder is gone.
+fn gone(world: &World, name: &str) -> Result<()> {
+    eventually(Duration::from_secs(20), || {
+        let labs = world.ls()?;
+        ensure!(
+            labs.as_array()
+                .is_some_and(|labs| labs.iter().all(|lab| lab["name"] != name)),
+            "{name} is still listed: {labs}"
+        );
+        ensure!(
+            !world.run_folder().join(name).exists(),
+            "the run folder of {name} is still there"
+        );
+        Ok(())
+    })
+}
+
+/// Ctrl-C and `kill -9` at moments spread over the whole launch.
+pub fn at_any_moment(world: &World) -> Result<()> {
+    let bystander = bystander(world)?;
+    let file = config("two-hosts.json");
+    let start = Instant::now();
+    let mut launch = world.launch_foreground(&file)?;
+    launch.wait_ready()?;
+    let whole = start.elapsed();
+    launch.signal(Signal::INT)?;
+    // A lab that was up and is ended by Ctrl-C has done its work.
+    launch.wait()?.success()?;
+    gone(world, "two-hosts")?;
+
+    // Irregular, so that repeated runs do not always meet the same moment.
+    let seed = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)?
+        .subsec_nanos();
+    println!("moments from seed {seed}, a launch takes {whole:?}");
+    let share = |round: u32| f64::from(seed.rotate_left(5 * round) % 1000) / 1000.0;
+    for (round, signal) in [
+        Signal::INT,
+        Signal::KILL,
+        Signal::INT,
+        Signal::KILL,
+        Signal::TERM,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let moment = whole.mul_f64((round as f64 + share(round as u32)) / 5.0 * 0.9);
+        let launch = world.launch_foreground(&file)?;
+        std::thread::sleep(moment);
+        launch.signal(signal)?;
+        let output = launch
+            .wait()
+            .with_context(|| format!("{signal:?} after {moment:?}"))?;
+        if signal == Signal::INT && output.code() != 0 {
+            output
+                .expect_code(EXIT_INTERRUPTED)
+                .with_context(|| format!("{signal:?} after {moment:?}"))?;
+        }
+        gone(world, "two-hosts").with_context(|| format!("{signal:?} after {moment:?}"))?;
+        unharmed(&bystander)?;
+    }
+    bystander.stop()?;
+    world.expect_nothing_left()
+}
+
+/// A node whose condition never holds: the launch fails, names node and time-out, and ends the lab.
+pub fn never_ready(world: &World) -> Result<()> {
+    let file = world.file(
+        "never.json",
+        r#"{"nodes": {"slow": {"kind": "host", "ready": {"exec": "false", "timeout": "2s"}}}}"#,
+    )?;
+    let path = file.to_str().context("a path is text")?;
+    world
+        .vmm(&["launch", "-d", "--engine", world.engine().name(), path])?
+        .expect_code(EXIT_LAB)?
+        .expect_words(&["slow", "2"])?;
+    world.expect_nothing_left()
+}
+
+/// More memory than there is.
+pub fn too_much_memory(world: &World) -> Result<()> {
+    let file = world.file(
+        "huge.json",
+        r#"{"nodes": {"glutton": {"kind": "host", "memory": "1024GiB"}}}"#,
+    )?;
+    let path = file.to_str().context("a path is text")?;
+    let output = world.vmm(&["launch", "-d", "--engine", world.engine().name(), path])?;
+    ensure!(
+        [EXIT_HOST, EXIT_LAB].contains(&output.code()),
+        "the launch fails\n{output}"
+    );
+    output.expect_words(&["memory"])?;
+    world.expect_nothing_left()
+}

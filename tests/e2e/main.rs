@@ -1,0 +1,70 @@
+//! End-to-end tests: the programs as a person runs them, with real guests.
+//!
+//! Every case of [`LABS`] runs twice, under engine `qemu` on this machine and under engine `kvm`, which needs
+//! hardware virtualization or else the nested host of `tests/nested`.
+
+mod bad_input;
+mod copies;
+mod ends;
+mod faults;
+mod launch;
+mod measure;
+mod shell;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use tests::{Case, Engine, Needs, World};
+
+type Run = fn(&World) -> Result<()>;
+
+const PROGRAMS: &[(&str, Run)] = &[
+    ("bad_input::topologies", bad_input::topologies),
+    ("bad_input::warnings", bad_input::warnings),
+    ("bad_input::image_missing", bad_input::image_missing),
+    ("bad_input::no_such_lab", bad_input::no_such_lab),
+    ("bad_input::no_kvm", bad_input::no_kvm),
+];
+
+const LABS: &[(&str, Run)] = &[
+    ("launch::two_hosts", launch::two_hosts),
+    ("launch::exec", launch::exec),
+    ("launch::lan", launch::lan),
+    ("launch::two_labs", launch::two_labs),
+    ("launch::figure3", launch::figure3),
+    ("shell::terminal", shell::terminal),
+    ("ends::as_the_topology_says", ends::as_the_topology_says),
+    ("ends::with_the_lab", ends::with_the_lab),
+    ("faults::node_killed", faults::node_killed),
+    ("faults::switch_killed", faults::switch_killed),
+    ("faults::launcher_killed", faults::launcher_killed),
+    ("faults::at_any_moment", faults::at_any_moment),
+    ("faults::never_ready", faults::never_ready),
+    ("faults::too_much_memory", faults::too_much_memory),
+    ("copies::one_per_frame", copies::one_per_frame),
+];
+
+const KVM_ONLY: &[(&str, Run)] = &[
+    ("measure::router_with_24_nics", measure::router_with_24_nics),
+    ("measure::iperf", measure::iperf),
+    ("measure::overhead", measure::overhead),
+    ("measure::boot_time", measure::boot_time),
+];
+
+fn main() -> ExitCode {
+    let programs = PROGRAMS.iter().map(|&(name, run)| Case {
+        name: name.to_owned(),
+        needs: Needs::Programs,
+        run,
+    });
+    let with = |engine: Engine| {
+        move |&(name, run): &(&str, Run)| Case {
+            name: format!("{}::{name}", engine.name()),
+            needs: Needs::Machines(engine),
+            run,
+        }
+    };
+    let qemu = LABS.iter().map(with(Engine::Qemu));
+    let kvm = LABS.iter().chain(KVM_ONLY).map(with(Engine::Kvm));
+    tests::case::main(programs.chain(qemu).chain(kvm).collect())
+}

@@ -1,0 +1,183 @@
+//! Test cases, and where each of them can run.
+//!
+//! A case that cannot run here is listed as ignored, so that the runner counts it as skipped; the reason goes to
+//! standard error.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use crate::world::{World, bin_dir, image_dir, workspace};
+
+/// Set inside the nested KVM host.
+const NESTED: &str = "HOPYARD_TEST_NESTED";
+
+/// What runs the machines of a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Our monitor; inside the nested host unless this machine has hardware virtualization.
+    Kvm,
+    /// QEMU's processor emulation, on this machine.
+    Qemu,
+}
+
+impl Engine {
+    /// As `--engine` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// What a case cannot run without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Just the programs.
+    Programs,
+    /// The guest image, and what the engine takes.
+    Machines(Engine),
+}
+
+/// A test case.
+#[derive(Debug)]
+pub struct Case {
+    /// Unique.
+    pub name: String,
+    /// What it cannot run without.
+    pub needs: Needs,
+    /// The test; what it leaves behind is looked for afterwards.
+    pub run: fn(&World) -> Result<()>,
+}
+
+/// Lists or runs `cases`, as the arguments of this process say.
+pub fn main(cases: Vec<Case>) -> ExitCode {
+    let arguments = Arguments::from_args();
+    let nested = std::env::var_os(NESTED).is_some();
+    let mut reasons = Vec::new();
+    let trials = cases
+        .into_iter()
+        .map(|case| {
+            // Inside the nested host a case must run or fail.
+            let obstacle = if nested { None } else { obstacle(case.needs) };
+            if let Some(reason) = &obstacle {
+                reasons.push(format!("SKIP {}: {reason}", case.name));
+            }
+            let ignored = obstacle.is_some();
+            Trial::test(case.name.clone(), move || {
+                run(&case, nested).map_err(|error| failed(&error))
+            })
+            .with_ignored_flag(ignored)
+        })
+        .collect();
+    // The runner lists twice, once for the ignored ones alone.
+    if !arguments.list || arguments.ignored {
+        for reason in reasons {
+            eprintln!("{reason}");
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn failed(error: &anyhow::Error) -> Failed {
+    format!("{error:?}").into()
+}
+
+fn run(case: &Case, nested: bool) -> Result<()> {
+    if case.needs == Needs::Machines(Engine::Kvm) && !nested && !has_kvm() {
+        return run_nested(&case.name);
+    }
+    let engine = match case.needs {
+        Needs::Machines(engine) => Some(engine),
+        Needs::Programs => None,
+    };
+    let world = World::new(engine)?;
+    let result = (case.run)(&world);
+    if result.is_err() {
+        world.tell_all();
+    }
+    let left = world.nothing_left();
+    // What went wrong first is said first.
+    result.and(left)
+}
+
+fn run_nested(name: &str) -> Result<()> {
+    let status = Command::new(workspace().join("tests/nested/run"))
+        .args(["--timeout", "600", "--"])
+        .arg(std::env::current_exe()?)
+        .args(["--exact", name, "--nocapture"])
+        .env(NESTED, "1")
+        .status()
+        .context("tests/nested/run cannot be started")?;
+    if !status.success() {
+        bail!("failed in the nested host ({status})");
+    }
+    Ok(())
+}
+
+/// Why something cannot run here.
+fn obstacle(needs: Needs) -> Option<String> {
+    let Needs::Machines(engine) = needs else {
+        return None;
+    };
+    let missing = |path: &Path| !path.exists();
+    let image = image_dir();
+    if missing(&image.join("vmlinux")) {
+        return Some(format!(
+            "no guest image in {}; `make image` builds it",
+            image.display()
+        ));
+    }
+    if engine == Engine::Kvm && has_kvm() {
+        return None;
+    }
+    if !in_path("qemu-system-x86_64") {
+        return Some("no qemu-system-x86_64; `apt-get install qemu-system-x86`".to_owned());
+    }
+    if engine == Engine::Kvm && !in_path("apt-get") {
+        return Some(
+            "no usable KVM, and the nested KVM host is made of Debian packages".to_owned(),
+        );
+    }
+    None
+}
+
+/// Whether this machine's KVM has hardware behind it. The processor says so with a flag; a KVM without it emulates.
+fn has_kvm() -> bool {
+    let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let hardware = flags
+        .lines()
+        .filter(|line| line.starts_with("flags"))
+        .any(|line| {
+            line.split_ascii_whitespace()
+                .any(|flag| flag == "svm" || flag == "vmx")
+        });
+    hardware
+        && std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .is_ok()
+}
+
+fn in_path(program: &str) -> bool {
+    std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()))
+}
+
+/// Fails with what to do if the programs under test are not built.
+pub(crate) fn programs_built() -> Result<()> {
+    for program in ["vmm", "vswitch"] {
+        let path = bin_dir()?.join(program);
+        if !path.exists() {
+            bail!(
+                "{} is missing: run `cargo build --workspace --bins` first",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}

@@ -186,7 +186,8 @@ proptest! {
             }
             ring.ring().publish();
             let wanted = queue.needs_notification(&*theirs.memory).unwrap();
-            prop_assert_eq!(ours.tx.interrupted(), wanted || std::mem::take(&mut first));
+            let first = std::mem::take(&mut first);
+            prop_assert_eq!(ours.tx.interrupted(), wanted || first);
         }
     }
 }

@@ -320,17 +320,19 @@ fn end_name(topology: &Topology, vertex: Vertex) -> String {
     }
 }
 
+/// Who stands for the group of `v`.
+fn root(parent: &mut [usize], mut v: usize) -> usize {
+    while parent[v] != v {
+        parent[v] = parent[parent[v]];
+        v = parent[v];
+    }
+    v
+}
+
 /// The shard of each vertex: connected ones share one; the largest groups are placed first, each where the fewest
 /// vertices are.
 fn assign(vertices: usize, links: &[[usize; 2]], shards: usize) -> Vec<usize> {
     let mut parent: Vec<usize> = (0..vertices).collect();
-    fn root(parent: &mut [usize], mut v: usize) -> usize {
-        while parent[v] != v {
-            parent[v] = parent[parent[v]];
-            v = parent[v];
-        }
-        v
-    }
     for [a, b] in links {
         let (a, b) = (root(&mut parent, *a), root(&mut parent, *b));
         parent[a.max(b)] = a.min(b);

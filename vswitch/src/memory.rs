@@ -131,9 +131,9 @@ fn check_sealed(fd: std::os::fd::BorrowedFd<'_>) -> Result<(), MemoryError> {
 #[derive(Debug, Clone, Copy)]
 pub struct Segment {
     /// The first byte.
-    pub ptr: NonNull<u8>,
+    pub(crate) ptr: NonNull<u8>,
     /// Bytes, never 0.
-    pub len: u32,
+    pub(crate) len: u32,
 }
 
 /// All of a front-end's memory; immutable, replaced as a whole.

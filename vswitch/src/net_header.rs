@@ -37,7 +37,7 @@ impl Layout {
     }
 
     /// Bytes before the frame.
-    pub const fn len(self) -> usize {
+    pub const fn bytes(self) -> usize {
         self.len as usize
     }
 
@@ -50,7 +50,7 @@ impl Layout {
         Ok(())
     }
 
-    /// The header for a receiver whose frame lies in `buffers` buffers; the first [`Layout::len`] bytes count.
+    /// The header for a receiver whose frame lies in `buffers` buffers; the first [`Layout::bytes`] bytes count.
     pub fn receive(self, buffers: u16) -> [u8; MAX_LEN] {
         let mut header = [0; MAX_LEN];
         header[NUM_BUFFERS..].copy_from_slice(&buffers.to_le_bytes());
@@ -66,9 +66,9 @@ mod tests {
 
     #[test]
     fn length_follows_features() {
-        assert_eq!(Layout::from_features(0).len(), 10);
-        assert_eq!(Layout::from_features(MRG).len(), 12);
-        assert_eq!(Layout::from_features(VERSION_1).len(), 12);
+        assert_eq!(Layout::from_features(0).bytes(), 10);
+        assert_eq!(Layout::from_features(MRG).bytes(), 12);
+        assert_eq!(Layout::from_features(VERSION_1).bytes(), 12);
     }
 
     #[test]

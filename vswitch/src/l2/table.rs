@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn table(limit: usize) -> MacTable {
-        MacTable::new(Duration::from_secs(300), limit)
+        MacTable::new(Duration::from_mins(5), limit)
     }
 
     #[test]

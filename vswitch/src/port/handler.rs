@@ -54,8 +54,8 @@ pub(super) struct Handler<'a> {
 }
 
 /// An answer for the front-end's log and ours: the connection ends.
-fn refuse(reason: impl ToString) -> Error {
-    Error::ReqHandlerError(io::Error::other(reason.to_string()))
+fn refuse(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::ReqHandlerError(io::Error::other(reason))
 }
 
 fn not_offered<T>() -> Result<T> {
@@ -317,8 +317,8 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
         let ring = self.stopped(index)?;
         ring.layout = RingLayout {
             descriptors,
-            used,
             available,
+            used,
             ..ring.layout
         };
         ring.addressed = true;

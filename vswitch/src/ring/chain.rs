@@ -51,13 +51,12 @@ impl Chain {
         let mut done = 0;
         while done < out.len() {
             let segment = &mut self.segments[self.first];
-            let n = (segment.len as usize).min(out.len() - done);
+            let to = &mut out[done..];
+            let n = (segment.len as usize).min(to.len());
             // SAFETY: the segment is `len >= n` bytes of a live mapping (`Segment`'s contract, kept by the ring that
-            // owns this chain and the `Memory`), `out` has `n` bytes left, and private memory cannot overlap a mapping.
+            // owns this chain and the `Memory`), `to` has `n` bytes, and private memory cannot overlap a mapping.
             // The guest may write at the same time; the bytes are then arbitrary, which every reader expects.
-            unsafe {
-                ptr::copy_nonoverlapping(segment.ptr.as_ptr(), out.as_mut_ptr().add(done), n)
-            };
+            unsafe { ptr::copy_nonoverlapping(segment.ptr.as_ptr(), to.as_mut_ptr(), n) };
             done += n;
             if n == segment.len as usize {
                 self.first += 1;
@@ -84,9 +83,10 @@ pub(super) fn advance(segment: Segment, n: u32) -> Segment {
 pub fn gather(pieces: &[Segment], out: &mut [u8]) -> usize {
     let mut done = 0;
     for piece in pieces {
-        let n = (piece.len as usize).min(out.len() - done);
+        let to = &mut out[done..];
+        let n = (piece.len as usize).min(to.len());
         // SAFETY: as in `Chain::pull`.
-        unsafe { ptr::copy_nonoverlapping(piece.ptr.as_ptr(), out.as_mut_ptr().add(done), n) };
+        unsafe { ptr::copy_nonoverlapping(piece.ptr.as_ptr(), to.as_mut_ptr(), n) };
         done += n;
     }
     done

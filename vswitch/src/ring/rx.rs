@@ -54,7 +54,7 @@ impl RxRing {
     /// Sets buffers for a frame of `len` bytes aside. On failure nothing is taken.
     #[inline]
     pub fn reserve(&mut self, len: u32) -> Result<Reservation, NoBuffer> {
-        let needed = self.header.len() as u64 + u64::from(len);
+        let needed = self.header.bytes() as u64 + u64::from(len);
         let mut room = 0u64;
         let mut first = 0;
         let mut last = 0;
@@ -73,7 +73,7 @@ impl RxRing {
             }
             last = head;
             count += 1;
-            if (bytes as usize) < self.header.len() && count == 1 {
+            if (bytes as usize) < self.header.bytes() && count == 1 {
                 break NoBuffer::Violation(Violation::ShortHeader);
             }
             room += u64::from(bytes);
@@ -93,7 +93,7 @@ impl RxRing {
     pub fn fill(&mut self, reservation: Reservation, start: &[u8], pieces: &[Segment]) {
         let header = self.header.receive(reservation.count);
         let mut writer = Writer::new(&mut self.ring.chains, reservation);
-        writer.bytes(&header[..self.header.len()]);
+        writer.bytes(&header[..self.header.bytes()]);
         writer.bytes(start);
         let mut skip = start.len();
         for piece in pieces {

@@ -42,7 +42,7 @@ impl TxRing {
         };
         let chain = &mut self.ring.chains[usize::from(head)];
         let mut header = [0; net_header::MAX_LEN];
-        let header = &mut header[..self.header.len()];
+        let header = &mut header[..self.header.bytes()];
         if (chain.bytes as usize) < header.len() {
             return Err(Violation::ShortHeader);
         }

@@ -99,6 +99,8 @@ pub(super) struct Lane {
     pub(super) holds_sender: Option<usize>,
     /// The bridge whose frames it carries on.
     pub(super) bridge: Option<usize>,
+    /// When a frame last entered; see [`Engine::moment`].
+    pub(super) entered: u64,
     /// Frames inside that are in the pool.
     pub(super) pooled: u32,
     pub(super) counters: Arc<DirectionCounters>,
@@ -114,6 +116,7 @@ impl Lane {
             sink: plan.sink,
             holds_sender,
             bridge: plan.bridge,
+            entered: 0,
             pooled: 0,
             counters: plan.counters,
         }
@@ -147,6 +150,8 @@ pub struct Engine {
     pub(super) agenda: Agenda,
     /// Directions a frame has yet to enter in the present moment.
     pub(super) work: Vec<usize>,
+    /// Counts the times a frame was sent on its way through the directions it can pass in no time.
+    pub(super) moment: u64,
     pub(super) dirty_rx: Vec<usize>,
     dirty_tx: Vec<usize>,
     polled: Vec<usize>,
@@ -176,6 +181,7 @@ impl Engine {
             polled: Vec::with_capacity(ports.len()),
             agenda: Agenda::new(lanes.len()),
             work: Vec::with_capacity(lanes.len()),
+            moment: 0,
             bridges: plan
                 .bridges
                 .into_iter()
@@ -279,6 +285,11 @@ impl Engine {
     /// When the next turn is due if nobody kicks.
     pub fn next_deadline(&self) -> Option<Time> {
         self.agenda.next()
+    }
+
+    /// Whether no frame is inside a link.
+    pub fn is_empty(&self) -> bool {
+        self.pool.in_use() == 0 && self.lanes.iter().all(|l| l.shaper.is_empty())
     }
 
     /// Rings stopped since the last call.

@@ -93,16 +93,15 @@ impl Engine {
     }
 
     fn run_work(&mut self, info: Info, place: Place, now: Time) {
-        // Without a loop a frame enters each direction at most once.
-        let mut left = self.lanes.len();
+        self.moment += 1;
         while let Some(lane) = self.work.pop() {
-            if left == 0 {
+            // Without a loop a frame enters each direction once; with one, it must not circle in no time.
+            if std::mem::replace(&mut self.lanes[lane].entered, self.moment) == self.moment {
                 if let Some(bridge) = self.lanes[lane].bridge {
                     self.bridges[bridge].counters.looped.add(1);
                 }
                 continue;
             }
-            left -= 1;
             match self.enter(lane, info, place, now) {
                 Ok(true) => self.leave(lane, info, place, now),
                 Ok(false) => {}

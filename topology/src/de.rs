@@ -62,6 +62,7 @@ pub fn read<T: DeserializeOwned>(
 /// The known name nearest to `written`, if one is near enough to be what was meant.
 pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let lower = written.to_lowercase();
+    let length = |text: &str| text.chars().count();
     known
         .into_iter()
         .map(|name| {
@@ -70,7 +71,9 @@ pub fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> O
                 name,
             )
         })
-        .filter(|(distance, name)| *distance <= 1.max(name.chars().count() / 3))
+        .filter(|(distance, name)| {
+            *distance <= 1.max(length(name) / 3) && *distance < length(name).max(length(written))
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }
@@ -163,7 +166,7 @@ impl de::Error for ReadError {
             Unexpected::Bool(value) => format!("`{value}`"),
             Unexpected::Unsigned(value) => format!("the number {value}"),
             Unexpected::Signed(value) => format!("the number {value}"),
-            Unexpected::Float(value) => format!("the number {value}"),
+            Unexpected::Float(value) => format!("the number {value:?}"),
             Unexpected::Str(value) => format!("the string \"{value}\""),
             Unexpected::Unit => "`null`".to_owned(),
             Unexpected::Seq => "an array".to_owned(),
@@ -174,7 +177,7 @@ impl de::Error for ReadError {
         let expected = expected.to_string();
         let expected = match expected.split(' ').next_back() {
             _ if expected.starts_with("struct ") => "an object",
-            _ if expected.starts_with("enum ") || expected == "variant identifier" => "a string",
+            _ if expected.starts_with("enum ") || expected.starts_with("variant ") => "a string",
             Some("map") => "an object",
             Some("sequence") => "an array",
             Some("boolean") => "true or false",
@@ -435,7 +438,11 @@ impl<'de> VariantAccess<'de> for Fields<'de> {
 
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, ReadError> {
         let Some(members) = self.members else {
-            return Err(de::Error::custom("found a string, expected an object"));
+            let right = format!("write {{\"{TAG}\": \"{}\"}}", self.name);
+            return Err(ReadError::new(
+                "found a string, expected an object".to_owned(),
+                Some(right),
+            ));
         };
         let members = Members {
             members,

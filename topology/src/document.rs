@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use jsonc_parser::ast;
+use jsonc_parser::errors::ParseErrorKind;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use crate::report::{Diagnostic, Severity};
@@ -129,12 +130,15 @@ impl Document {
             Ok(parsed) => parsed,
             Err(error) => {
                 let range = error.range();
+                // Of what was not closed, the place where it was opened is enough.
+                let line = text.get(range.start..range.end).unwrap_or_default();
+                let length = line.find(['\r', '\n']).unwrap_or(line.len());
                 diagnostics.push(Diagnostic {
                     severity: Severity::Error,
-                    span: Some(range.start..range.end),
+                    span: Some(range.start..range.start + length),
                     path: Path::default(),
                     message: format!("not valid JSON: {}", lower_first(&error.kind().to_string())),
-                    help: None,
+                    help: syntax_help(error.kind()).map(str::to_owned),
                 });
                 return None;
             }
@@ -366,6 +370,19 @@ fn convert(value: ast::Value<'_>, path: &Path, diagnostics: &mut Vec<Diagnostic>
         span: range.start..range.end,
         value,
     }
+}
+
+fn syntax_help(kind: &ParseErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ParseErrorKind::UnterminatedObject => "it starts here, and its `}` is missing",
+        ParseErrorKind::UnterminatedArray => "it starts here, and its `]` is missing",
+        ParseErrorKind::TrailingCommasNotAllowed => "remove the comma",
+        ParseErrorKind::ExpectedComma => "put a comma before this",
+        ParseErrorKind::CommentsNotAllowed => "remove the comment; `description` is for people",
+        ParseErrorKind::ExpectedStringObjectProperty => "write the name in double quotes",
+        ParseErrorKind::SingleQuotedStringsNotAllowed => "use double quotes",
+        _ => return None,
+    })
 }
 
 fn lower_first(text: &str) -> String {

@@ -391,7 +391,7 @@ pub enum Scalar {
 
 /// `true` or `false`, or an object of settings.
 #[derive(Debug, JsonSchema)]
-#[schemars(untagged)]
+#[schemars(untagged, rename = "{T}Toggle")]
 pub enum Toggle<T> {
     /// With the defaults, or not at all.
     Plain(bool),

@@ -15,7 +15,9 @@ pub mod quantity;
 mod report;
 mod resolve;
 mod routing;
+mod schema;
 pub mod segment;
 
-pub use load::{Loaded, json_schema};
+pub use load::Loaded;
 pub use report::{Finding, Report, Severity};
+pub use schema::json_schema;

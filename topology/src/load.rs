@@ -117,8 +117,3 @@ fn read(text: &str, file: &Path, diagnostics: &mut Vec<Diagnostic>) -> Option<To
     routing::configure(&lab, file, &mut resolved, &mut findings);
     Some(resolved.topology)
 }
-
-/// The JSON schema of the topology file (draft 2020-12).
-pub fn json_schema() -> serde_json::Value {
-    schemars::schema_for!(Lab).to_value()
-}

@@ -333,7 +333,7 @@ impl Server {
                 cwd,
                 tty,
             } => {
-                self.start(Request {
+                self.start(&Request {
                     stream,
                     argv,
                     env,
@@ -379,7 +379,7 @@ impl Server {
         }
     }
 
-    fn start(&mut self, request: Request) {
+    fn start(&mut self, request: &Request) {
         let stream = request.stream;
         let refusal = if !(1..=MAX_STREAM).contains(&stream) {
             Some("there is no such stream".to_owned())
@@ -398,7 +398,7 @@ impl Server {
             });
             return;
         }
-        match Exec::start(&request) {
+        match Exec::start(request) {
             Ok(exec) => {
                 self.execs.insert(stream, exec);
             }

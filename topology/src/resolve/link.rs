@@ -153,6 +153,7 @@ impl Resolver<'_> {
                     format!("`{node_name}` is a switch or hub: its ports have no names"),
                     format!("write \"{node_name}\""),
                 );
+                return None;
             }
             let count = ports.entry(node).or_default();
             let port = *count;

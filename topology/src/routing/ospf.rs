@@ -135,6 +135,8 @@ pub fn write(
             }
             line(format!("hello-interval {}", settings.hello));
             line(format!("dead-interval {}", settings.dead));
+            // What two neighbours miss of each other while they start would otherwise wait 5 s, twice.
+            line("retransmit-interval 1".to_owned());
         }
         let interfaces = on.iter().filter(|on| **on).count();
         if interfaces == 0 {

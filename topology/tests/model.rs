@@ -1,0 +1,528 @@
+//! What a right file becomes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+use topology::model::*;
+use topology::net::MacAddr;
+use topology::segment::segments;
+
+fn full() -> Topology {
+    let text = include_str!("full.json");
+    let loaded = Topology::parse(text, Path::new("/lab/full.json"));
+    loaded.unwrap_or_else(|report| panic!("{report}")).topology
+}
+
+fn machine<'a>(lab: &'a Topology, name: &str) -> &'a Machine {
+    let node = lab.nodes.iter().find(|node| node.name == name);
+    match node.map(|node| &node.kind) {
+        Some(NodeKind::Machine(machine)) => machine,
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+#[test]
+fn own_values_before_defaults() {
+    let lab = full();
+    assert_eq!(
+        (lab.name.as_str(), lab.seed, lab.timing),
+        ("full", 7, Timing::Exact)
+    );
+    let h1 = machine(&lab, "h1");
+    assert_eq!((h1.memory, h1.vcpus, h1.role), (64 << 20, 1, Role::Host));
+    assert_eq!(h1.kernel, Some(PathBuf::from("/boot/vmlinux")));
+    let idle = machine(&lab, "idle");
+    assert_eq!((idle.memory, idle.vcpus), (96 << 20, 2));
+    assert_eq!(idle.kernel, Some(PathBuf::from("/lab/img/vmlinux")));
+    let net0 = &idle.interfaces[0];
+    assert_eq!(
+        (net0.name.as_str(), net0.mtu, net0.queue_size),
+        ("net0", 1400, 512)
+    );
+    assert_eq!(
+        h1.on,
+        EndPolicy {
+            power_off: EndAction::Restart,
+            reboot: EndAction::End,
+            panic: EndAction::EndLab,
+            triple_fault: EndAction::EndLab,
+        }
+    );
+    let ready = h1.ready.as_ref().unwrap();
+    assert_eq!(ready.timeout, Duration::from_secs(90));
+    let modes: Vec<u32> = h1.files.iter().map(|file| file.mode).collect();
+    assert_eq!(modes, [0o644, 0o755]);
+    let routes: Vec<String> = h1.routes.iter().map(|route| route.to.to_string()).collect();
+    assert_eq!(routes, ["10.9.0.0/16", "::/0"]);
+}
+
+#[test]
+fn the_least_file() {
+    let text = r#"{"nodes": {"a": {"kind": "host"}, "b": {"kind": "router"}}, "links": [{"endpoints": ["a:eth0", "b:eth0"]}]}"#;
+    let lab = Topology::parse(text, Path::new("least.json"))
+        .unwrap()
+        .topology;
+    assert_eq!(lab.name, "least");
+    let a = machine(&lab, "a");
+    assert_eq!((a.memory, a.vcpus, a.sysctls.len()), (128 << 20, 1, 0));
+    assert_eq!(
+        (a.interfaces[0].mtu, a.interfaces[0].queue_size),
+        (1500, 1024)
+    );
+    let b = machine(&lab, "b");
+    let forwarding = [
+        ("net.ipv4.ip_forward", "1"),
+        ("net.ipv6.conf.all.forwarding", "1"),
+    ];
+    let forwarding = forwarding.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(b.sysctls, forwarding);
+    assert_eq!(lab.links[0].name, "a:eth0--b:eth0");
+    assert_eq!(
+        lab.links[0].directions,
+        [Direction::default(), Direction::default()]
+    );
+}
+
+#[test]
+fn each_direction_has_its_own() {
+    let lab = full();
+    let access = &lab.links[0];
+    let both = Direction {
+        rate: Some(10_000_000),
+        overhead: 38,
+        delay: Duration::from_millis(5),
+        loss: 0.001,
+        queue: Queue {
+            limit: Limit::Packets(50),
+        },
+        up: true,
+    };
+    let forward = Direction {
+        rate: Some(1_000_000),
+        queue: Queue {
+            limit: Limit::Bytes(65536),
+        },
+        ..both.clone()
+    };
+    let backward = Direction {
+        delay: Duration::from_millis(20),
+        loss: 0.0,
+        up: false,
+        ..both.clone()
+    };
+    assert_eq!(access.directions, [forward, backward]);
+    assert_eq!(
+        (access.name.as_str(), access.completion),
+        ("access", Completion::Nic)
+    );
+    assert_eq!(lab.links[1].completion, Completion::Network);
+    assert_eq!(lab.links[1].directions, [both.clone(), both]);
+}
+
+#[test]
+fn ports_of_switches_count_up() {
+    let lab = full();
+    let names: Vec<&str> = lab.links.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "access",
+            "r1:eth1--sw:0",
+            "sw:1--r2:eth0",
+            "r2:eth1--r3:eth0",
+            "r3:eth1--hub:0",
+            "hub:1--h2:eth0",
+            "hub:2--idle:net0",
+            "r2:eth2--h2:eth1",
+        ]
+    );
+}
+
+#[test]
+fn segments_join_through_switches_and_hubs() {
+    let found = segments(&full());
+    let links: Vec<Vec<usize>> = found.iter().map(|segment| segment.links.clone()).collect();
+    assert_eq!(
+        links,
+        [vec![0], vec![1, 2], vec![3], vec![4, 5, 6], vec![7]]
+    );
+    let sizes: Vec<usize> = found
+        .iter()
+        .map(|segment| segment.interfaces.len())
+        .collect();
+    assert_eq!(sizes, [2, 2, 2, 3, 2]);
+    let direct: Vec<bool> = found
+        .iter()
+        .map(topology::segment::Segment::is_point_to_point)
+        .collect();
+    assert_eq!(direct, [true, false, true, false, true]);
+}
+
+/// Chains of switches that a later link joins become one.
+#[test]
+fn segments_merge_late() {
+    let text = r#"{"nodes": {"a": {"kind": "host"}, "b": {"kind": "host"}, "s": {"kind": "switch"}, "t": {"kind": "hub"}, "u": {"kind": "switch"}},
+      "links": [{"endpoints": ["a:e", "s"]}, {"endpoints": ["a:f", "b:f"]}, {"endpoints": ["b:e", "u"]}, {"endpoints": ["t", "u"]}, {"endpoints": ["s", "t"]}]}"#;
+    let lab = Topology::parse(text, Path::new("late.json")).unwrap();
+    assert!(lab.warnings.is_empty(), "{}", lab.warnings);
+    let found = segments(&lab.topology);
+    assert_eq!(found.len(), 2);
+    assert_eq!(found[0].interfaces.len(), 2);
+    assert_eq!(found[0].bridges.len(), 3);
+    assert!(!found[0].has_loop());
+}
+
+/// A change of these would give every lab new addresses.
+#[test]
+fn mac_addresses_stay() {
+    let lab = full();
+    let macs: Vec<String> = ["h1", "r1", "idle"]
+        .iter()
+        .flat_map(|name| &machine(&lab, name).interfaces)
+        .map(|interface| interface.mac.to_string())
+        .collect();
+    expect![[r#"
+        [
+            "02:00:00:00:00:01",
+            "02:86:b4:1e:92:20",
+            "02:db:e4:0e:80:53",
+            "02:d9:fc:b5:7b:52",
+        ]
+    "#]]
+    .assert_debug_eq(&macs);
+}
+
+#[test]
+fn mac_addresses_are_local_and_differ() {
+    let ends: Vec<String> = (0..28)
+        .map(|n| format!("{{\"endpoints\": [\"a:e{n}\", \"b:e{n}\"]}}"))
+        .collect();
+    let text = format!(
+        "{{\"nodes\": {{\"a\": {{\"kind\": \"router\"}}, \"b\": {{\"kind\": \"router\"}}}}, \"links\": [{}]}}",
+        ends.join(",")
+    );
+    let lab = Topology::parse(&text, Path::new("many.json"))
+        .unwrap()
+        .topology;
+    let mut macs: Vec<MacAddr> = ["a", "b"]
+        .iter()
+        .flat_map(|name| &machine(&lab, name).interfaces)
+        .map(|interface| interface.mac)
+        .collect();
+    assert!(macs.iter().all(|mac| mac.0[0] == 0x02));
+    macs.sort_unstable();
+    macs.dedup();
+    assert_eq!(macs.len(), 56);
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "reads better at the call")]
+fn check_frr(name: &str, daemons: &[&str], config: Expect) {
+    let lab = full();
+    let frr = machine(&lab, name).frr.as_ref().unwrap();
+    assert_eq!(frr.daemons, daemons);
+    config.assert_eq(&frr.config);
+}
+
+#[test]
+fn frr_of_a_rip_host() {
+    check_frr(
+        "h1",
+        &["zebra", "ripd", "ripngd"],
+        expect![[r#"
+        frr defaults traditional
+        hostname h1
+        !
+        router rip
+         network eth0
+        exit
+        !
+        router ripng
+         network eth0
+        exit
+        !
+    "#]],
+    );
+}
+
+#[test]
+fn frr_of_rip_and_bgp_with_inline_text() {
+    check_frr(
+        "r1",
+        &["zebra", "ripd", "ripngd", "bgpd", "staticd"],
+        expect![[r#"
+            frr defaults traditional
+            hostname r1
+            !
+            router rip
+             network eth0
+             network eth1
+             passive-interface eth1
+            exit
+            !
+            router ripng
+             network eth0
+             network eth1
+             passive-interface eth1
+            exit
+            !
+            router bgp 65001
+             bgp router-id 10.1.0.1
+             no bgp ebgp-requires-policy
+             no bgp default ipv4-unicast
+             neighbor 10.2.0.2 remote-as 65002
+             neighbor 10.2.0.2 timers 3 9
+             neighbor 10.2.0.2 timers connect 5
+             neighbor fd00:2::2 remote-as 65002
+             neighbor fd00:2::2 timers 3 9
+             neighbor fd00:2::2 timers connect 5
+             address-family ipv4 unicast
+              redistribute connected
+              neighbor 10.2.0.2 activate
+             exit-address-family
+             address-family ipv6 unicast
+              redistribute connected
+              neighbor fd00:2::2 activate
+             exit-address-family
+            exit
+            !
+            router rip
+             redistribute bgp
+            exit
+            ip route 10.8.0.0/16 Null0
+        "#]],
+    );
+}
+
+#[test]
+fn frr_of_bgp_isis_and_ospf() {
+    check_frr(
+        "r2",
+        &["zebra", "ospfd", "ospf6d", "bgpd", "isisd"],
+        expect![[r#"
+            frr defaults traditional
+            hostname r2
+            !
+            interface eth0
+             ip ospf area 0.0.0.1
+             ip ospf passive
+             ipv6 ospf6 area 0.0.0.1
+             ipv6 ospf6 passive
+             ip router isis lab
+             ipv6 router isis lab
+             isis passive
+            exit
+            !
+            interface eth1
+             ip ospf area 0.0.0.1
+             ip ospf network point-to-point
+             ip ospf hello-interval 2
+             ip ospf dead-interval 10
+             ip ospf retransmit-interval 1
+             ipv6 ospf6 area 0.0.0.1
+             ipv6 ospf6 network point-to-point
+             ipv6 ospf6 hello-interval 2
+             ipv6 ospf6 dead-interval 10
+             ipv6 ospf6 retransmit-interval 1
+             ip router isis lab
+             ipv6 router isis lab
+             isis network point-to-point
+             isis hello-interval 2
+             isis hello-multiplier 4
+            exit
+            !
+            interface eth2
+             ip ospf area 0.0.0.1
+             ip ospf network point-to-point
+             ip ospf hello-interval 2
+             ip ospf dead-interval 10
+             ip ospf retransmit-interval 1
+             ip router isis lab
+             isis network point-to-point
+             isis hello-interval 2
+             isis hello-multiplier 4
+            exit
+            !
+            router ospf
+             ospf router-id 10.2.0.2
+            exit
+            !
+            router ospf6
+             ospf6 router-id 10.2.0.2
+            exit
+            !
+            router bgp 65002
+             bgp router-id 10.2.0.2
+             no bgp ebgp-requires-policy
+             no bgp default ipv4-unicast
+             neighbor 10.2.0.1 remote-as 65001
+             neighbor 10.2.0.1 timers 3 9
+             neighbor 10.2.0.1 timers connect 5
+             neighbor fd00:2::1 remote-as 65001
+             neighbor fd00:2::1 timers 3 9
+             neighbor fd00:2::1 timers connect 5
+             address-family ipv4 unicast
+              redistribute connected
+              neighbor 10.2.0.1 activate
+             exit-address-family
+             address-family ipv6 unicast
+              redistribute connected
+              neighbor fd00:2::1 activate
+             exit-address-family
+            exit
+            !
+            router isis lab
+             is-type level-2-only
+             net 49.0002.0100.0200.0002.00
+             lsp-mtu 1397
+            exit
+            !
+        "#]],
+    );
+}
+
+/// It has two interfaces but does not forward, so nobody may be led through it.
+#[test]
+fn frr_of_a_host_with_two_interfaces() {
+    check_frr(
+        "h2",
+        &["zebra", "ospfd", "ospf6d", "isisd"],
+        expect![[r#"
+        frr defaults traditional
+        hostname h2
+        !
+        interface eth0
+         ip ospf area 0.0.0.1
+         ip ospf hello-interval 2
+         ip ospf dead-interval 10
+         ip ospf retransmit-interval 1
+         ipv6 ospf6 area 0.0.0.1
+         ipv6 ospf6 hello-interval 2
+         ipv6 ospf6 dead-interval 10
+         ipv6 ospf6 retransmit-interval 1
+         ip router isis lab
+         ipv6 router isis lab
+         isis hello-interval 1
+         isis hello-multiplier 4
+        exit
+        !
+        interface eth1
+         ip ospf area 0.0.0.1
+         ip ospf network point-to-point
+         ip ospf hello-interval 2
+         ip ospf dead-interval 10
+         ip ospf retransmit-interval 1
+         ip router isis lab
+         isis network point-to-point
+         isis hello-interval 1
+         isis hello-multiplier 4
+        exit
+        !
+        router ospf
+         ospf router-id 10.4.0.2
+         max-metric router-lsa administrative
+        exit
+        !
+        router ospf6
+         ospf6 router-id 10.4.0.2
+        exit
+        !
+        router isis lab
+         is-type level-2-only
+         net 49.0001.0100.0400.0002.00
+         lsp-mtu 1397
+         set-overload-bit
+        exit
+        !
+    "#]],
+    );
+}
+
+#[test]
+fn frr_of_inline_text_alone() {
+    let text = r#"{"nodes": {
+      "a": {"kind": "router", "routing": {"frr": "router ospf\n network 10.0.0.0/8 area 0\n"}},
+      "b": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.2/24"]}}, "routing": {"ospf": true, "bgp": {"as": 1}}},
+      "c": {"kind": "router", "interfaces": {"eth0": {"addresses": ["10.0.0.3/24"]}}, "routing": {"bgp": {"as": 1, "neighbors": ["10.0.0.2"]}}},
+      "d": {"kind": "host", "routing": {}},
+      "sw": {"kind": "switch"}},
+      "links": [{"endpoints": ["a:eth0", "sw"]}, {"endpoints": ["b:eth0", "sw"]}, {"endpoints": ["c:eth0", "sw"]}]}"#;
+    let loaded = Topology::parse(text, Path::new("inline.json")).unwrap();
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let lab = loaded.topology;
+    let frr = |name: &str| machine(&lab, name).frr.clone();
+    assert_eq!(frr("a").unwrap().daemons, ["zebra", "ospfd"]);
+    assert_eq!(frr("d"), None);
+    // b is not passive: a speaks OSPF, in its own words.
+    expect![[r#"
+        frr defaults traditional
+        hostname b
+        !
+        interface eth0
+         ip ospf area 0
+         ip ospf hello-interval 1
+         ip ospf dead-interval 4
+         ip ospf retransmit-interval 1
+        exit
+        !
+        router ospf
+         ospf router-id 10.0.0.2
+        exit
+        !
+        router bgp 1
+         bgp router-id 10.0.0.2
+         no bgp ebgp-requires-policy
+         no bgp default ipv4-unicast
+         neighbor 10.0.0.3 remote-as 1
+         neighbor 10.0.0.3 timers 3 9
+         neighbor 10.0.0.3 timers connect 5
+         address-family ipv4 unicast
+          redistribute connected
+          neighbor 10.0.0.3 activate
+          neighbor 10.0.0.3 next-hop-self
+         exit-address-family
+         address-family ipv6 unicast
+          redistribute connected
+         exit-address-family
+        exit
+        !
+    "#]]
+    .assert_eq(&frr("b").unwrap().config);
+    expect![[r#"
+        frr defaults traditional
+        hostname c
+        !
+        router bgp 1
+         bgp router-id 10.0.0.3
+         no bgp ebgp-requires-policy
+         no bgp default ipv4-unicast
+         neighbor 10.0.0.2 remote-as 1
+         neighbor 10.0.0.2 timers 3 9
+         neighbor 10.0.0.2 timers connect 5
+         address-family ipv4 unicast
+          redistribute connected
+          neighbor 10.0.0.2 activate
+          neighbor 10.0.0.2 next-hop-self
+         exit-address-family
+         address-family ipv6 unicast
+          redistribute connected
+         exit-address-family
+        exit
+        !
+    "#]]
+    .assert_eq(&frr("c").unwrap().config);
+}
+
+#[test]
+fn files_are_copied_from_beside_the_topology() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("motd"), "hello\n").unwrap();
+    std::fs::write(folder.path().join("frr.conf"), "router rip\n").unwrap();
+    let file = folder.path().join("lab.json");
+    let text = r#"{"nodes": {"a": {"kind": "host", "files": {"/etc/motd": {"from": "motd"}}, "routing": {"frr": {"from": "frr.conf"}}}}}"#;
+    std::fs::write(&file, text).unwrap();
+    let lab = Topology::load(&file).unwrap().topology;
+    let a = machine(&lab, "a");
+    assert_eq!(a.files[0].content, "hello\n");
+    assert_eq!(a.frr.as_ref().unwrap().daemons, ["zebra", "ripd"]);
+}

@@ -3,6 +3,7 @@
 //! Each has one control thread, which accepts a front-end, serves it until it is gone, and accepts the next. The packet
 //! path is not here: a ring that is ready is handed to the port's shard.
 
+mod early;
 pub mod features;
 mod handler;
 mod status;
@@ -19,6 +20,7 @@ pub use status::{PortStatus, Status};
 use crate::config::PortPlan;
 use crate::shard::{Handle, Stopped};
 use crate::socket::Socket;
+use early::Enable;
 use handler::Handler;
 
 /// How ports treat their front-ends.
@@ -126,7 +128,7 @@ impl Port {
 
     /// Serves a front-end until it is gone; `false` when the switch is ending.
     fn serve(&self, stream: UnixStream, shard: &Handle, policy: Policy) -> bool {
-        let Ok(clone) = stream.try_clone() else {
+        let (Ok(clone), Ok(peek)) = (stream.try_clone(), stream.try_clone()) else {
             return true;
         };
         {
@@ -141,7 +143,15 @@ impl Port {
         let handler = Arc::new(Mutex::new(Handler::new(self, shard.clone(), policy)));
         let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
         let end = loop {
-            if let Err(e) = requests.handle_request() {
+            let early = Enable::peek(&peek);
+            let done = match (requests.handle_request(), early) {
+                (Err(VhostError::InactiveFeature(_)), Some(enable)) => {
+                    let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
+                    handler.enable_early(enable, &peek)
+                }
+                (done, _) => done,
+            };
+            if let Err(e) = done {
                 break e;
             }
         };

@@ -141,8 +141,11 @@ impl Port {
         let handler = Arc::new(Mutex::new(Handler::new(self, shard.clone(), policy)));
         let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
         let end = loop {
-            if let Err(e) = requests.handle_request() {
-                break e;
+            match requests.handle_request() {
+                // QEMU enables the rings of a NIC when it creates it, before any feature is set, and again when its
+                // driver starts. Only the second means something.
+                Ok(()) | Err(VhostError::InactiveFeature(_)) => {}
+                Err(e) => break e,
             }
         };
         drop(requests);

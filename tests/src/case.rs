@@ -83,7 +83,8 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
 }
 
 fn failed(error: &anyhow::Error) -> Failed {
-    format!("{error:?}").into()
+    // Without the backtrace that `{:?}` adds: it only shows the runner.
+    format!("{error:#}").into()
 }
 
 fn run(case: &Case, nested: bool) -> Result<()> {
@@ -98,9 +99,10 @@ fn run(case: &Case, nested: bool) -> Result<()> {
     let result = (case.run)(&world);
     if result.is_err() {
         world.tell_all();
+        world.stop_all();
     }
     let left = world.nothing_left();
-    // What went wrong first is said first.
+    // What went wrong first is what is reported.
     result.and(left)
 }
 

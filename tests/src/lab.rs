@@ -183,6 +183,12 @@ impl<'w> Lab<'w> {
     }
 }
 
+/// The entry of that name in a list.
+fn find(list: &Value, name: &str) -> Result<Value> {
+    let entry = list.as_array().into_iter().flatten().find(|entry| entry["name"] == name);
+    Ok(entry.with_context(|| format!("no {name} in {list}"))?.clone())
+}
+
 /// A lab whose `vmm launch` stays in the foreground.
 #[derive(Debug)]
 pub struct Foreground<'w> {

@@ -153,6 +153,15 @@ impl World {
         })
     }
 
+    /// Ends the labs that a failed test left running.
+    pub fn stop_all(&self) {
+        match self.vmm(&["stop", "--all"]) {
+            Ok(output) if output.code() == 0 => {}
+            Ok(output) => println!("{output}"),
+            Err(error) => println!("{error:#}"),
+        }
+    }
+
     /// Prints what helps to understand a failure: the state of every lab and the end of every serial log.
     pub fn tell_all(&self) {
         if let Ok(output) = self.vmm(&["ls", "--json"]) {

@@ -246,7 +246,7 @@ impl<'de> Deserializer<'de> for &'de Node {
                 Ok(value)
             }
             Value::Object(members) => visitor.visit_map(Members {
-                members,
+                all: members,
                 skip: None,
                 next: 0,
             }),
@@ -337,7 +337,7 @@ impl<'de> SeqAccess<'de> for Elements<'de> {
 }
 
 struct Members<'de> {
-    members: &'de [Member],
+    all: &'de [Member],
     /// A member that was read already.
     skip: Option<&'static str>,
     next: usize,
@@ -350,12 +350,12 @@ impl<'de> MapAccess<'de> for Members<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, ReadError> {
-        if let (Some(skip), Some(member)) = (self.skip, self.members.get(self.next))
+        if let (Some(skip), Some(member)) = (self.skip, self.all.get(self.next))
             && member.key == skip
         {
             self.next += 1;
         }
-        let Some(member) = self.members.get(self.next) else {
+        let Some(member) = self.all.get(self.next) else {
             return Ok(None);
         };
         seed.deserialize(member.key.as_str().into_deserializer())
@@ -367,7 +367,7 @@ impl<'de> MapAccess<'de> for Members<'de> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
-        let Some(member) = self.members.get(self.next) else {
+        let Some(member) = self.all.get(self.next) else {
             return Err(de::Error::custom("an object ended within a member"));
         };
         self.next += 1;
@@ -445,7 +445,7 @@ impl<'de> VariantAccess<'de> for Fields<'de> {
             ));
         };
         let members = Members {
-            members,
+            all: members,
             skip: Some(TAG),
             next: 0,
         };

@@ -410,17 +410,17 @@ impl<T> Default for Toggle<T> {
 #[schemars(untagged)]
 pub enum Lines {
     /// The text.
-    Text(String),
+    Whole(String),
     /// Its lines.
-    Lines(Vec<String>),
+    Separate(Vec<String>),
     /// Read from a file.
-    From(From),
+    File(TextFile),
 }
 
 /// A text file of the host.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct From {
+pub struct TextFile {
     /// Its path, relative to this file.
     pub from: String,
 }
@@ -498,13 +498,13 @@ impl<'de> Deserialize<'de> for Lines {
                 f.write_str("a string, an array of lines or {\"from\": \"file\"}")
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Lines, E> {
-                Ok(Lines::Text(text.to_owned()))
+                Ok(Lines::Whole(text.to_owned()))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Lines, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Lines::Lines)
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Lines::Separate)
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Lines, A::Error> {
-                From::deserialize(MapAccessDeserializer::new(map)).map(Lines::From)
+                TextFile::deserialize(MapAccessDeserializer::new(map)).map(Lines::File)
             }
         }
         deserializer.deserialize_any(AnyLines)

@@ -342,7 +342,7 @@ impl fmt::Display for Size {
             .units
             .iter()
             .rev()
-            .find(|(_, factor)| self.0 >= *factor && self.0 % factor == 0)
+            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor))
             .unwrap_or(&SIZE.units[0]);
         write!(f, "{}{unit}", self.0 / factor)
     }

@@ -112,9 +112,9 @@ fn speaker(
 ) -> Option<Speaker> {
     let inline = match &written.frr {
         None => String::new(),
-        Some(Lines::Text(text)) => text.clone(),
-        Some(Lines::Lines(lines)) => lines.join("\n"),
-        Some(Lines::From(file)) => folder
+        Some(Lines::Whole(text)) => text.clone(),
+        Some(Lines::Separate(lines)) => lines.join("\n"),
+        Some(Lines::File(file)) => folder
             .read(&file.from, &path.at("frr").at("from"), findings)
             .unwrap_or_default(),
     };

@@ -1,6 +1,7 @@
 //! Each kind of bad input, and exactly what a person reads about it.
 //!
 //! After a wanted change of a message: `UPDATE_EXPECT=1 cargo test -p topology`.
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! What a right file becomes.
+#![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -190,7 +190,13 @@ fn a_loop_does_not_stop_the_switch() {
     let stats = lab.stats();
     assert!(stats.nodes.iter().any(|n| n.looped > 0));
     for d in stats.links.iter().flat_map(|l| &l.directions) {
-        assert!(d.in_frames <= 10, "{} > {} carried {} frames", d.from, d.to, d.in_frames);
+        assert!(
+            d.in_frames <= 10,
+            "{} > {} carried {} frames",
+            d.from,
+            d.to,
+            d.in_frames
+        );
     }
 }
 

@@ -36,10 +36,17 @@ pub struct Connection {
     pub greeted: bool,
     /// True until something has come in.
     pub unused: bool,
+    /// False if the port is of no use once the host has closed its end.
+    outlives_host: bool,
 }
 
 impl Connection {
     pub fn new(port: OwnedFd) -> Self {
+        // A virtio-serial port is a character device and waits for the next host; a socket does not.
+        let outlives_host = rustix::fs::fstat(&port).is_ok_and(|stat| {
+            rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                == rustix::fs::FileType::CharacterDevice
+        });
         Self {
             port,
             receiver: Receiver::new(),
@@ -47,7 +54,14 @@ impl Connection {
             sent: 0,
             greeted: false,
             unused: true,
+            outlives_host,
         }
+    }
+
+    /// What the next host may be met with. After a clean end that is the open port: whoever closes it throws
+    /// away what the next host may have sent already.
+    pub fn after(self, lost: &Lost) -> Option<Self> {
+        (self.outlives_host && matches!(lost, Lost::Closed)).then(|| Self::new(self.port))
     }
 
     /// True if the host has to take something before more may be made.

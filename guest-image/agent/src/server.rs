@@ -188,15 +188,14 @@ impl Server {
     }
 
     fn lose(&mut self, lost: &Lost) {
-        // A port at which there has never been anybody stays open: the host may be about to come.
-        if self
-            .connection
-            .as_ref()
-            .is_some_and(|connection| !connection.unused)
-        {
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        if !connection.unused {
             log::info(format_args!("the connection is over: {lost}"));
-            self.disconnect();
         }
+        self.disconnect();
+        self.connection = connection.after(lost);
     }
 
     fn serve_port(&mut self, flags: PollFlags) {

@@ -84,6 +84,7 @@ impl Services {
         } = self.check
             && check == pid
         {
+            let _ = fs::rename(CHECK_LOG, READY_LOG);
             if status == ExitStatus::Code(0) {
                 self.check = Check::Off;
                 self.ready = None;
@@ -141,13 +142,15 @@ impl Services {
                     "not ready after {} s: `{}` still fails{}",
                     Duration::from_millis(ready.timeout_ms).as_secs_f64(),
                     ready.exec,
-                    quote_log(READY_LOG)
+                    Some(quote_log(READY_LOG))
+                        .filter(|quote| !quote.is_empty())
+                        .unwrap_or_else(|| quote_log(CHECK_LOG))
                 ),
             });
         } else if let Check::Waiting { at, .. } = self.check
             && now >= at
         {
-            match shell(&ready.exec, READY_LOG) {
+            match shell(&ready.exec, CHECK_LOG) {
                 Ok(pid) => self.check = Check::Running { pid, deadline },
                 Err(error) => {
                     self.check = Check::Off;
@@ -203,7 +206,10 @@ fn report(happened: Vec<FrrEvent>, events: &mut Vec<ToHost>) -> bool {
     failed
 }
 
+/// The output of the last check that came to its end.
 const READY_LOG: &str = "/var/log/ready.log";
+/// That of the check that is running.
+const CHECK_LOG: &str = "/var/log/ready.log.running";
 
 fn command_log(number: usize) -> String {
     format!("/var/log/command-{number}.log")

@@ -274,7 +274,7 @@ impl Resolver<'_> {
             }
         }
         if let Some(delay) = delay {
-            let range = Time(Duration::ZERO)..=Time(Duration::from_secs(3600));
+            let range = Time(Duration::ZERO)..=Time(Duration::from_hours(1));
             if let Some(Time(delay)) = self.findings.ranged(&path.at("delay"), delay, &range) {
                 direction.delay = delay;
             }

@@ -226,17 +226,17 @@ impl Resolver<'_> {
     fn route(&mut self, written: &file::Route, path: &Path) -> Option<Route> {
         let via = match &written.via {
             None => None,
-            Some(text) => match text.parse::<IpAddr>() {
-                Ok(address) => Some(address),
-                Err(_) => {
+            Some(text) => {
+                let Ok(address) = text.parse::<IpAddr>() else {
                     self.findings.error(
                         &path.at("via"),
                         format!("`{text}` is not an IP address"),
                         "write the next hop as in \"10.0.0.1\", without a prefix length",
                     );
                     return None;
-                }
-            },
+                };
+                Some(address)
+            }
         };
         if via.is_none() && written.dev.is_none() && !self.findings.document.lost_any(path) {
             self.findings.error(
@@ -485,19 +485,18 @@ impl Resolver<'_> {
                 continue;
             };
             let mac = machine.interfaces[*interface].mac;
-            match seen.iter().find(|(other, _)| *other == mac) {
-                Some((_, owner)) => self.findings.error(
+            if let Some((_, owner)) = seen.iter().find(|(other, _)| *other == mac) {
+                self.findings.error(
                     path,
                     format!("`{mac}` is the MAC address of {owner} already"),
                     "leave `mac` out: each interface gets one of its own",
-                ),
-                None => {
-                    let name = &self.out.topology.nodes[*node].name;
-                    seen.push((
-                        mac,
-                        format!("{name}:{}", machine.interfaces[*interface].name),
-                    ));
-                }
+                );
+            } else {
+                let name = &self.out.topology.nodes[*node].name;
+                seen.push((
+                    mac,
+                    format!("{name}:{}", machine.interfaces[*interface].name),
+                ));
             }
         }
     }
@@ -545,8 +544,9 @@ fn derived_mac(lab: &str, node: &str, interface: &str, round: u32) -> MacAddr {
     }
     hasher.write(&round.to_le_bytes());
     let hash = hasher.finish();
-    let [a, b, c, d, e, ..] = (hash ^ hash >> 40).to_le_bytes();
-    MacAddr([0x02, a, b, c, d, e])
+    let mut mac = [0x02; 6];
+    mac[1..].copy_from_slice(&(hash ^ hash >> 40).to_le_bytes()[..5]);
+    MacAddr(mac)
 }
 
 fn end_policy(written: &file::On) -> EndPolicy {

@@ -8,6 +8,7 @@ use crate::document::Path;
 use crate::file;
 use crate::model::{Endpoint, Machine, Role};
 use crate::resolve::Findings;
+use crate::segment::Segment;
 
 /// The name of the instance; it has no meaning outside the node.
 const TAG: &str = "lab";
@@ -82,10 +83,7 @@ pub fn write(
             lines.push("isis passive".to_owned());
             continue;
         }
-        if lab
-            .segment(end)
-            .is_some_and(|segment| segment.is_point_to_point())
-        {
+        if lab.segment(end).is_some_and(Segment::is_point_to_point) {
             lines.push("isis network point-to-point".to_owned());
         }
         lines.push(format!("isis hello-interval {}", settings.hello));

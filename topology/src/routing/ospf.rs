@@ -9,6 +9,7 @@ use crate::file;
 use crate::model::{Endpoint, Interface, Machine, Role};
 use crate::quantity::Time;
 use crate::resolve::Findings;
+use crate::segment::Segment;
 
 /// OSPF on one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,10 +128,7 @@ pub fn write(
                 line("passive".to_owned());
                 continue;
             }
-            if lab
-                .segment(end)
-                .is_some_and(|segment| segment.is_point_to_point())
-            {
+            if lab.segment(end).is_some_and(Segment::is_point_to_point) {
                 line("network point-to-point".to_owned());
             }
             line(format!("hello-interval {}", settings.hello));

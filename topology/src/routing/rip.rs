@@ -4,9 +4,9 @@ use super::{Config, Lab, has_ipv4, has_ipv6};
 use crate::model::{Endpoint, Interface, Machine};
 
 pub fn write(lab: &Lab<'_>, node: usize, machine: &Machine, config: &mut Config) {
-    let versions: [(&str, fn(&Interface) -> bool); 2] =
-        [("router rip", has_ipv4), ("router ripng", has_ipv6)];
-    for (router, on) in versions {
+    let versions = ["router rip", "router ripng"];
+    let addressed: [fn(&Interface) -> bool; 2] = [has_ipv4, has_ipv6];
+    for (router, on) in versions.into_iter().zip(addressed) {
         let spoken = |end: Endpoint| {
             lab.speaker(end.node).is_some_and(|speaker| {
                 let short = speaker.rip && lab.interface(end).is_some_and(on);

@@ -75,6 +75,11 @@ impl<'a> Handler<'a> {
         }
     }
 
+    /// The front-end has acknowledged the protocol features, and may enable rings.
+    pub(super) fn has_protocol_features(&self) -> bool {
+        self.features & PROTOCOL_FEATURES != 0
+    }
+
     fn index(index: u32) -> Result<usize> {
         let index = usize::try_from(index).map_err(refuse)?;
         if index < QUEUES.len() {

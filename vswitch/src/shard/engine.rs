@@ -287,6 +287,11 @@ impl Engine {
         self.agenda.next()
     }
 
+    /// Whether no frame is inside a link.
+    pub fn is_empty(&self) -> bool {
+        self.pool.in_use() == 0 && self.lanes.iter().all(|l| l.shaper.is_empty())
+    }
+
     /// Rings stopped since the last call.
     pub fn take_stopped(&mut self) -> impl Iterator<Item = Stopped> {
         self.stopped.drain(..)

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
-use vhost::vhost_user::{Error, Frontend, VhostUserFrontend};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::GuestMemoryBackend;
 use vswitch::port::features::{EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, PROTOCOL_FEATURES, VERSION_1};
@@ -104,9 +104,4 @@ pub fn addresses(guest: &Guest, ring: &DriverRing) -> VringConfigData {
         avail_ring_addr: guest.user(ring.available),
         log_addr: None,
     }
-}
-
-/// Whether the switch has closed the connection.
-pub fn is_refused<T>(result: &Result<T, vhost::Error>) -> bool {
-    matches!(result, Err(vhost::Error::VhostUserProtocol(e)) if !matches!(e, Error::InvalidParam))
 }

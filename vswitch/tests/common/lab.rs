@@ -19,12 +19,19 @@ pub struct Lab {
     links: Vec<Link>,
     ports: Vec<usize>,
     pub timing: Timing,
-    pub seed: u64,
+    seed: u64,
 }
 
 pub type NodeId = usize;
 
 impl Lab {
+    pub fn with_seed(seed: u64) -> Self {
+        Self {
+            seed,
+            ..Self::default()
+        }
+    }
+
     fn node(&mut self, name: &str, kind: NodeKind) -> NodeId {
         self.nodes.push(Node {
             name: name.into(),

@@ -4,6 +4,7 @@
 pub mod driver;
 pub mod frontend;
 pub mod lab;
+pub mod virtual_lab;
 
 use std::time::{Duration, Instant};
 

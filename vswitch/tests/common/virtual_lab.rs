@@ -1,0 +1,172 @@
+//! The packet path on a clock set by hand.
+
+use std::collections::HashMap;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use topology::model::Topology;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vswitch::clock::Time;
+use vswitch::config::{LinkPlan, Plan, PortPlan};
+use vswitch::memory::{Memory, Region, RegionSpec};
+use vswitch::net_header::Layout;
+use vswitch::port::features::VERSION_1;
+use vswitch::ring::{EventFd, RingLayout, RxRing, SplitRing, TxRing};
+use vswitch::shard::Engine;
+use vswitch::stats::DirectionStats;
+
+use super::driver::{DriverRing, Guest, Shape};
+
+pub struct VirtualLab {
+    pub engine: Engine,
+    ports: Vec<PortPlan>,
+    links: Vec<LinkPlan>,
+    guests: HashMap<String, Guest>,
+    pub now: Time,
+}
+
+impl VirtualLab {
+    /// A running lab with a guest at each interface.
+    pub fn new(topology: &Topology, shape: Shape) -> Self {
+        let mut plan = Plan::new(topology, 1).unwrap();
+        let engine = Engine::new(plan.shards.remove(0), Duration::ZERO);
+        let now = Time::from_nanos(1_000_000_000);
+        let mut lab = Self {
+            engine,
+            ports: plan.ports,
+            links: plan.links,
+            guests: HashMap::new(),
+            now,
+        };
+        for name in lab.ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>() {
+            lab.guests.insert(name.clone(), Guest::new(shape));
+            lab.start_rx(&name, 0);
+            lab.start_tx(&name, 0);
+        }
+        lab
+    }
+
+    pub fn index(&self, name: &str) -> usize {
+        self.ports.iter().find(|p| p.name == name).unwrap().index
+    }
+
+    pub fn guest(&mut self, name: &str) -> &mut Guest {
+        self.guests.get_mut(name).unwrap()
+    }
+
+    pub fn start_rx(&mut self, name: &str, base: u16) {
+        let (index, guest) = (self.index(name), &self.guests[name]);
+        let ring = split(guest, &guest.rx, base);
+        let ring = RxRing::new(ring, Layout::from_features(VERSION_1), guest.mergeable);
+        self.engine.add_rx(index, Box::new(ring));
+    }
+
+    pub fn start_tx(&mut self, name: &str, base: u16) {
+        let (index, guest) = (self.index(name), &self.guests[name]);
+        let ring = split(guest, &guest.tx, base);
+        let ring = TxRing::new(ring, Layout::from_features(VERSION_1));
+        self.engine.add_tx(index, Box::new(ring), self.now);
+    }
+
+    /// Sends without letting time pass.
+    pub fn send(&mut self, name: &str, frame: &[u8]) {
+        let index = self.index(name);
+        self.guest(name).send(frame);
+        self.engine.kicked(index, self.now);
+        self.engine.turn(self.now);
+    }
+
+    /// Lets `ns` nanoseconds pass, with a turn at every deadline.
+    pub fn pass(&mut self, ns: u64) {
+        let until = self.now + Duration::from_nanos(ns);
+        self.engine.turn(self.now);
+        while let Some(next) = self.engine.next_deadline().filter(|next| *next <= until) {
+            self.now = self.now.max(next);
+            self.engine.turn(self.now);
+        }
+        self.now = until;
+        self.engine.turn(self.now);
+    }
+
+    pub fn receive(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.guest(name).receive()
+    }
+
+    /// Frames received and buffers posted again at every step until `ns` nanoseconds have passed; with the time of each
+    /// since the start of the lab.
+    pub fn collect(&mut self, name: &str, ns: u64) -> Vec<(u64, Vec<u8>)> {
+        let until = self.now + Duration::from_nanos(ns);
+        let mut got = Vec::new();
+        self.engine.turn(self.now);
+        loop {
+            let next = self.engine.next_deadline().filter(|next| *next <= until);
+            self.now = self.now.max(next.unwrap_or(until));
+            self.engine.turn(self.now);
+            let at = self.now.as_nanos() - 1_000_000_000;
+            got.extend(self.guest(name).receive_all().into_iter().map(|f| (at, f)));
+            if next.is_none() {
+                return got;
+            }
+        }
+    }
+
+    pub fn direction(&self, from: &str, to: &str) -> DirectionStats {
+        let all = self.links.iter().flat_map(|l| {
+            let [a, b] = &l.ends;
+            [
+                DirectionStats::read(a, b, &l.directions[0]),
+                DirectionStats::read(b, a, &l.directions[1]),
+            ]
+        });
+        all.into_iter()
+            .find(|d| d.from == from && d.to == to)
+            .unwrap()
+    }
+
+    pub fn directions(&self) -> Vec<DirectionStats> {
+        let all = self.links.iter().flat_map(|l| {
+            let [a, b] = &l.ends;
+            [
+                DirectionStats::read(a, b, &l.directions[0]),
+                DirectionStats::read(b, a, &l.directions[1]),
+            ]
+        });
+        all.collect()
+    }
+}
+
+/// The switch's view of a guest's memory.
+pub fn memory(guest: &Guest) -> Arc<Memory> {
+    let mut memory = Memory::default();
+    for r in guest.memory.iter() {
+        let file = r.file_offset().unwrap().file().try_clone().unwrap();
+        let spec = RegionSpec {
+            guest: r.start_addr().0,
+            size: r.len(),
+            user: r.as_ptr() as u64,
+            offset: 0,
+        };
+        memory = memory
+            .with(Region::map(spec, file, false).unwrap())
+            .unwrap();
+    }
+    Arc::new(memory)
+}
+
+/// The switch's half of a guest's ring.
+pub fn split(guest: &Guest, ring: &DriverRing, base: u16) -> SplitRing {
+    let layout = RingLayout {
+        size: ring.size,
+        descriptors: guest.user(ring.descriptors),
+        available: guest.user(ring.available),
+        used: guest.user(ring.used),
+        base,
+        event_idx: ring.event_idx,
+        indirect: true,
+    };
+    let call = ring.call.try_clone().unwrap().into_raw_fd();
+    // SAFETY: the clone owned it and has given it up.
+    let call = EventFd::new(unsafe { OwnedFd::from_raw_fd(call) }).unwrap();
+    SplitRing::new(memory(guest), layout, Some(call)).unwrap()
+}

@@ -106,8 +106,7 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
 
 /// The guest kernel's own command line.
 fn kernel_command_line(more: Option<&str>) -> String {
-    // An emulated processor has no side channels of its own; the mitigations would only be emulated too.
-    let line = "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/hopyard-agent panic=-1 quiet mitigations=off";
+    let line = "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/hopyard-agent panic=-1 quiet";
     [line, more.unwrap_or_default()]
         .join(" ")
         .trim_end()

@@ -225,7 +225,7 @@ fn control_requests_are_bounded() {
     assert!(first.starts_with("{\"stats\":") && second.starts_with("{\"stats\":"));
     // A request without end is cut off.
     let mut stream = UnixStream::connect(p.path("control.sock")).unwrap();
-    let _ = stream.write_all(&[b'x'; 100_000]);
+    let _ = stream.write_all(&vec![b'x'; 100_000]);
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     assert!(rest.is_empty());

@@ -21,7 +21,7 @@ const NEED_REPLY: u32 = 8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Enable {
     pub(super) index: u32,
-    pub(super) enable: bool,
+    pub(super) on: bool,
     need_reply: bool,
 }
 
@@ -46,7 +46,7 @@ impl Enable {
         let is_valid = flags & !NEED_REPLY == VERSION && word(16) <= 1;
         (is_enable && is_valid).then(|| Self {
             index: word(12),
-            enable: word(16) == 1,
+            on: word(16) == 1,
             need_reply: flags & NEED_REPLY != 0,
         })
     }
@@ -84,7 +84,7 @@ mod tests {
         let parse = |r, f, s, i, n| Enable::parse(&message(r, f, s, i, n));
         let expected = Enable {
             index: 1,
-            enable: true,
+            on: true,
             need_reply: true,
         };
         assert_eq!(parse(18, 9, 8, 1, 1), Some(expected));
@@ -92,7 +92,7 @@ mod tests {
             parse(18, 1, 8, 1, 0),
             Some(Enable {
                 index: 1,
-                enable: false,
+                on: false,
                 need_reply: false
             })
         );

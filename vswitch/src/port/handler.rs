@@ -186,7 +186,7 @@ impl<'a> Handler<'a> {
 
     /// Carries out a request to enable a ring that the vhost crate has refused because it came before the features.
     pub(super) fn enable_early(&mut self, request: Enable, stream: &UnixStream) -> Result<()> {
-        self.set_vring_enable(request.index, request.enable)?;
+        self.set_vring_enable(request.index, request.on)?;
         if self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0 {
             request.acknowledge(stream).map_err(Error::SocketError)?;
         }

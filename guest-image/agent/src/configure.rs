@@ -67,10 +67,14 @@ pub fn configure(node: &NodeDescription) -> Result<(), ConfigureError> {
         .into_iter()
         .chain(node.interfaces.iter().map(|i| i.name.as_str()))
     {
-        set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+        match set_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0") {
+            // A user's own kernel may have no IPv6.
+            Ok(()) | Err(ConfigureError::NoSysctl { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
     for (name, value) in &node.sysctls {
-        set_sysctl(&sysctl_path(name)?, value)?;
+        set_sysctl(name, value)?;
     }
     ip(&network(&node.interfaces, &node.routes))
 }
@@ -124,9 +128,10 @@ fn sysctl_path(name: &str) -> Result<String, ConfigureError> {
     Ok(path)
 }
 
-fn set_sysctl(path: &str, value: &str) -> Result<(), ConfigureError> {
-    fs::write(Path::new("/proc/sys").join(path), value).map_err(|error| {
-        let name = path.to_owned();
+fn set_sysctl(name: &str, value: &str) -> Result<(), ConfigureError> {
+    let path = Path::new("/proc/sys").join(sysctl_path(name)?);
+    fs::write(path, value).map_err(|error| {
+        let name = name.to_owned();
         if error.kind() == io::ErrorKind::NotFound {
             ConfigureError::NoSysctl { name }
         } else {

@@ -15,6 +15,8 @@ pub struct Client {
     socket: UnixStream,
     receiver: Receiver<ToHost>,
     kept: VecDeque<Incoming<ToHost>>,
+    /// Warnings that came between a command's output.
+    warnings: VecDeque<ToHost>,
     pub limit: Duration,
 }
 
@@ -38,6 +40,7 @@ impl Client {
             socket,
             receiver: Receiver::new(),
             kept: VecDeque::new(),
+            warnings: VecDeque::new(),
             limit: Duration::from_mins(1),
         }
     }
@@ -130,6 +133,9 @@ impl Client {
                     };
                 }
                 Incoming::Credit { .. } => {}
+                Incoming::Control(warning @ ToHost::Warning { .. }) => {
+                    self.warnings.push_back(warning);
+                }
                 other => panic!("instead of output: {other:?}"),
             }
         }
@@ -137,6 +143,9 @@ impl Client {
 
     /// The next control message.
     pub fn control(&mut self) -> ToHost {
+        if let Some(warning) = self.warnings.pop_front() {
+            return warning;
+        }
         match self.next().expect("the agent says nothing") {
             Incoming::Control(message) => message,
             other => panic!("instead of a control message: {other:?}"),

@@ -305,6 +305,27 @@ fn what_cannot_be_configured() {
     );
     fails(
         NodeDescription {
+            sysctls: vec![("net.ipv4.no_such".into(), "1".into())],
+            ..node()
+        },
+        "the kernel setting net.ipv4.no_such does not exist",
+    );
+    fails(
+        NodeDescription {
+            sysctls: vec![("net.ipv4.ip_forward".into(), "x".into())],
+            ..node()
+        },
+        "the kernel setting net.ipv4.ip_forward cannot be set to \"x\": Invalid argument",
+    );
+    fails(
+        NodeDescription {
+            interfaces: vec![interface("eth1", "02:00:00:00:00:99", &[])],
+            ..node()
+        },
+        "there is no NIC with the address 02:00:00:00:00:99 for interface eth1; the NICs here: 02:00:00:00:00:01 (eth0)",
+    );
+    fails(
+        NodeDescription {
             frr: Some(FrrDescription {
                 daemons: vec!["ospfd".into()],
                 config: "router ospf\n nonsense here\n".into(),

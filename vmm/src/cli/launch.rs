@@ -18,7 +18,7 @@ use crate::engine::auto;
 use crate::failure::{Code, Failure};
 use crate::image;
 use crate::lab::run_folder::{LabPaths, RunRoot};
-use crate::lab::{self, Plan, Prepared, children};
+use crate::lab::{self, EndSignals, Plan, Prepared, children};
 
 /// How long the last words of a lab may take to be shown.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
@@ -89,13 +89,15 @@ pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
     }
     let name = plan.name.clone();
     block_on(async {
-        let prepared = lab::prepare(plan, &root)?;
+        // Before there is anything that would be left behind.
+        let signals = EndSignals::listen()?;
+        let prepared = lab::prepare(&plan, &root)?;
         if args.lab_process {
             part_from_starter(prepared.paths(), &name)?;
-            prepared.run().await?;
+            prepared.run(signals).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        stay(prepared, &name, args.json.json).await
+        stay(prepared, signals, &name, args.json.json).await
     })
 }
 
@@ -128,9 +130,10 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
             format!("cannot use {}: {error}", args.file.display()),
         )
     })?;
-    let image = match lab::needs_image(&topology) {
-        true => Some(image::find(args.image.image.as_deref())?),
-        false => None,
+    let image = if lab::needs_image(&topology) {
+        Some(image::find(args.image.image.as_deref())?)
+    } else {
+        None
     };
     let choice = match args.engine {
         EngineChoice::Auto => auto::measure()?,
@@ -169,13 +172,18 @@ fn check_name(name: &str) -> Result<(), Failure> {
 }
 
 /// Runs the lab in this process and shows what happens.
-async fn stay(prepared: Prepared, name: &str, json: bool) -> Result<ExitCode, Failure> {
+async fn stay(
+    prepared: Prepared,
+    signals: EndSignals,
+    name: &str,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let client = Client::at(name, prepared.paths());
     let view =
         tokio::spawn(
             async move { progress::watch(client.events().await?, Until::Ended, json).await },
         );
-    prepared.run().await?;
+    prepared.run(signals).await?;
     let seen = match tokio::time::timeout(LAST_EVENTS, view).await {
         Ok(Ok(seen)) => seen?,
         _ => Seen::default(),

@@ -6,12 +6,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use super::children;
 use crate::failure::{Code, Failure};
 
 /// Bytes of the longest path a Unix socket can be bound to (`sockaddr_un`, without the final NUL).
 const SOCKET_PATH_MAX: usize = 107;
+/// How long a process that was just killed may take to be gone.
+const DEATH_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a launch waits for the janitor of a killed lab of the same name.
 const JANITOR_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -341,11 +345,11 @@ fn remove(paths: &LabPaths) -> io::Result<()> {
     fs::remove_dir_all(&away)
 }
 
+/// Whether a process goes on: not if it has been killed, though perhaps nobody has waited for it yet.
 fn alive(pid: u32) -> bool {
-    i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+    children::raw_pid(pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .is_some_and(|pidfd| !children::ends_within(&pidfd, DEATH_PATIENCE))
 }
 
 #[cfg(test)]

@@ -117,9 +117,12 @@ impl State {
         });
     }
 
-    /// The lab begins to end, because of `failure` or at someone's wish.
+    /// The lab begins to end, because of `failure` or at someone's wish. The first reason counts.
     pub fn ending(&self, failure: Option<String>) {
-        self.enter(&mut self.inner(), Phase::Ending, failure);
+        let mut inner = self.inner();
+        if matches!(inner.lab.phase, Phase::Starting | Phase::Running) {
+            self.enter(&mut inner, Phase::Ending, failure);
+        }
     }
 
     /// The lab has ended.

@@ -31,6 +31,8 @@ use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
 use switch::Switch;
 
+/// How long a lab waits for the first client to follow its events.
+const AUDIENCE: Duration = Duration::from_secs(5);
 /// How long clients have to read the last event after all processes have ended.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -156,6 +158,8 @@ impl Prepared {
         };
         let server = api::serve(self.listener, self.state.clone(), self.folder.paths.clone());
         let server = tokio::spawn(server);
+        // Whoever launches the lab is to see all of it, even a failure at once.
+        let _ = tokio::time::timeout(AUDIENCE, self.state.subscribed()).await;
         let result = operate(
             &context,
             &mut signals,

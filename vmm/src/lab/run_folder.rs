@@ -110,13 +110,12 @@ impl RunRoot {
         create_private(&self.0).map_err(|e| cannot(&self.0, &e))?;
         let deadline = Instant::now() + JANITOR_PATIENCE;
         let lock = loop {
-            create_private(&paths.folder).map_err(|e| cannot(&paths.folder, &e))?;
-            match try_lock(&paths) {
+            match create_private(&paths.folder).and_then(|()| try_lock(&paths)) {
                 Ok(Some(lock)) => break lock,
                 Ok(None) => {}
-                // Removed by a janitor between the two steps.
+                // Removed by a janitor, or by whoever sweeps, between two steps.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(cannot(&paths.lock(), &error)),
+                Err(error) => return Err(cannot(&paths.folder, &error)),
             }
             // The lock of a killed lab is held by its janitor for a moment.
             if let Some(record) = paths.record().filter(|r| alive(r.pid)) {
@@ -342,7 +341,11 @@ fn remove(paths: &LabPaths) -> io::Result<()> {
         .to_string_lossy();
     away.set_file_name(format!(".{name}.{}", std::process::id()));
     fs::rename(&paths.folder, &away)?;
-    fs::remove_dir_all(&away)
+    match fs::remove_dir_all(&away) {
+        // Somebody who sweeps was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Whether a process goes on: not if it has been killed, though perhaps nobody has waited for it yet.

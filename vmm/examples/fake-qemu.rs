@@ -10,7 +10,6 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::time::Duration;
 
 use agent_protocol::{
     ExitStatus, Incoming, Kind, ReceiveWindow, Receiver, SendWindow, ToAgent, ToHost, VERSION,
@@ -57,10 +56,8 @@ fn main() {
     }
     let agent_socket = PathBuf::from(find("socket,id=agent,path="));
     let qmp = Qmp::listen(Path::new(&find("socket,id=qmp,path=")));
-    println!(
-        "Linux version 6.12 of {name}\x1b[31m\r\nbooting {}",
-        boots(&agent_socket)
-    );
+    let boot = count_boot(&agent_socket);
+    println!("Linux version 6.12 of {name}\x1b[31m\r\nbooting {boot}");
     let listener = UnixListener::bind(&agent_socket).unwrap();
     if fault == Fault::Panic {
         println!("Kernel panic - not syncing: VFS: unable to mount root");
@@ -73,7 +70,7 @@ fn main() {
             std::thread::park();
         }
     }
-    Agent::new(socket, qmp, fault, boots(&agent_socket)).run();
+    Agent::new(socket, qmp, fault, boot).run();
 }
 
 fn fault_of(node: &str) -> Fault {
@@ -96,11 +93,13 @@ fn fault_of(node: &str) -> Fault {
     }
 }
 
-/// Counts the lines of the log that say so.
-fn boots(agent_socket: &Path) -> usize {
-    let log =
-        std::fs::read_to_string(agent_socket.with_file_name("serial.log")).unwrap_or_default();
-    log.matches("booting").count()
+/// Counts this boot among those of its node.
+fn count_boot(agent_socket: &Path) -> usize {
+    let counter = agent_socket.with_file_name("boots");
+    let boot =
+        std::fs::read_to_string(&counter).map_or(1, |text| text.parse::<usize>().unwrap() + 1);
+    std::fs::write(counter, boot.to_string()).unwrap();
+    boot
 }
 
 struct Qmp(Arc<(Mutex<Option<UnixStream>>, Condvar)>);
@@ -222,8 +221,6 @@ impl Agent {
                 );
                 self.say(&ToHost::Ready);
                 if self.fault == Fault::RebootOnce && self.boot == 1 {
-                    // The line that counts this boot has to be in the log.
-                    std::thread::sleep(Duration::from_millis(200));
                     self.qmp.end("guest-reset");
                 }
                 if self.fault == Fault::Babble {

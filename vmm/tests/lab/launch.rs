@@ -141,7 +141,7 @@ fn logs_are_shown_without_what_acts_on_a_terminal() {
     place.launch();
     assert_eq!(
         place.ok(&["logs", "a"]),
-        "Linux version 6.12 of a\nbooting 0\n"
+        "Linux version 6.12 of a\nbooting 1\n"
     );
     assert!(place.ok(&["logs", "--raw", "a"]).contains("a\x1b[31m\r\n"));
     let mut follow = place

@@ -529,48 +529,48 @@ const RAW: &[(&str, RawAttack)] = &[
         let _ = s.write_all(&[0; 5000]);
     }),
     ("an unknown request", |s| {
-        s.write_all(&header(9999, 1, 0)).unwrap()
+        s.write_all(&header(9999, 1, 0)).unwrap();
     }),
     ("another version", |s| {
-        s.write_all(&header(GET_FEATURES, 2, 0)).unwrap()
+        s.write_all(&header(GET_FEATURES, 2, 0)).unwrap();
     }),
     ("a reply", |s| {
-        s.write_all(&header(GET_FEATURES, 5, 0)).unwrap()
+        s.write_all(&header(GET_FEATURES, 5, 0)).unwrap();
     }),
     ("a huge message", |s| {
-        s.write_all(&header(2, 1, u32::MAX)).unwrap()
+        s.write_all(&header(2, 1, u32::MAX)).unwrap();
     }),
     ("a body where none belongs", |s| {
-        s.write_all(&message(GET_FEATURES, &[0; 8])).unwrap()
+        s.write_all(&message(GET_FEATURES, &[0; 8])).unwrap();
     }),
     ("a body that is too short", |s| {
-        s.write_all(&message(2, &[0; 4])).unwrap()
+        s.write_all(&message(2, &[0; 4])).unwrap();
     }),
     ("a ring that does not exist", |s| {
         s.write_all(&message(8, &[128, 0, 0, 0, 64, 0, 0, 0]))
-            .unwrap()
+            .unwrap();
     }),
     ("ring 65536", |s| {
         s.write_all(&message(8, &[0, 0, 1, 0, 64, 0, 0, 0]))
-            .unwrap()
+            .unwrap();
     }),
     ("a base of 17 bits", |s| {
         s.write_all(&message(10, &[1, 0, 0, 0, 0, 0, 1, 0]))
-            .unwrap()
+            .unwrap();
     }),
     ("33 regions without descriptors", |s| {
-        s.write_all(&message(5, &[33; 8])).unwrap()
+        s.write_all(&message(5, &[33; 8])).unwrap();
     }),
     ("a request that is not offered", |s| {
-        s.write_all(&header(17, 1, 0)).unwrap()
+        s.write_all(&header(17, 1, 0)).unwrap();
     }),
     ("a kick without descriptor", |s| {
         s.write_all(&message(SET_VRING_KICK, &1u64.to_le_bytes()))
-            .unwrap()
+            .unwrap();
     }),
     ("polling instead of a kick", |s| {
         s.write_all(&message(SET_VRING_KICK, &0x101u64.to_le_bytes()))
-            .unwrap()
+            .unwrap();
     }),
     ("a pipe as kick", |s| {
         let (pipe, _write) = std::io::pipe().unwrap();
@@ -610,7 +610,7 @@ const RAW: &[(&str, RawAttack)] = &[
     }),
     ("40 descriptors and the end", |s| {
         let (r, _w) = std::io::pipe().unwrap();
-        send_with(s, &message(5, &[1; 8]), &vec![r.as_fd(); 40]);
+        send_with(s, &message(5, &[1; 8]), &[r.as_fd(); 40]);
         s.shutdown(std::net::Shutdown::Write).unwrap();
     }),
 ];

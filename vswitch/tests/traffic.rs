@@ -2,10 +2,16 @@
 
 mod common;
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
 use common::driver::{Guest, Shape};
-use common::frontend::Connection;
+use common::frontend::{Connection, addresses};
 use common::lab::{Lab, Running, pair};
 use common::{BROADCAST, eventually, frame, mac};
+use vhost::VhostBackend;
+use vhost::vhost_user::VhostUserFrontend;
+use vswitch::port::features::OFFERED;
 
 /// A connected guest.
 struct Station {
@@ -109,15 +115,15 @@ fn a_switch_learns_and_a_hub_repeats() {
         let mut lab = Lab::default();
         let machines = ["a", "b", "c"].map(|n| lab.machine(n));
         // A chain of two nodes, so that one passes references on to the other.
-        let (x, y) = if learning {
+        let (first, second) = if learning {
             (lab.switch("x"), lab.switch("y"))
         } else {
             (lab.hub("x"), lab.hub("y"))
         };
-        lab.wire(machines[0], x);
-        lab.wire(x, y);
-        lab.wire(y, machines[1]);
-        lab.wire(y, machines[2]);
+        lab.wire(machines[0], first);
+        lab.wire(first, second);
+        lab.wire(second, machines[1]);
+        lab.wire(second, machines[2]);
         let lab = lab.run();
         let [mut a, mut b, mut c] =
             ["a.eth0", "b.eth0", "c.eth0"].map(|n| Station::new(&lab, n, Shape::default()));
@@ -396,7 +402,6 @@ fn rings_stop_and_go_on() {
         sent += 1;
     }
     // Disabling keeps a ring; enabling goes on with it.
-    use vhost::vhost_user::VhostUserFrontend;
     a.connection.frontend.set_vring_enable(1, false).unwrap();
     let f = frame(mac(2), mac(1), 200, sent);
     a.guest.send(&f);
@@ -502,6 +507,37 @@ fn the_end_leaves_nothing() {
     let Running { switch, dir } = lab;
     drop(switch);
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-    use vhost::VhostBackend;
     assert!(a.connection.frontend.get_features().is_err());
+}
+
+/// QEMU enables its rings before it sets features, and not again.
+#[test]
+fn rings_enabled_before_features() {
+    let lab = pair().run();
+    let mut b = Station::new(&lab, "b.eth0", Shape::default());
+    let mut guest = Guest::new(Shape::default());
+    let mut stream = UnixStream::connect(lab.socket("a.eth0")).unwrap();
+    for ring in [0u32, 1] {
+        // SET_VRING_ENABLE, version 1, 8 bytes.
+        let message = [18, 1, 8, ring, 1];
+        let bytes: Vec<u8> = message.iter().flat_map(|w| w.to_le_bytes()).collect();
+        stream.write_all(&bytes).unwrap();
+    }
+    let mut connection = Connection::on(stream);
+    connection.negotiate(OFFERED).unwrap();
+    connection.share(&guest.memory).unwrap();
+    for (i, ring) in [&guest.rx, &guest.tx].into_iter().enumerate() {
+        let f = &connection.frontend;
+        f.set_vring_num(i, ring.size).unwrap();
+        f.set_vring_addr(i, &addresses(&guest, ring)).unwrap();
+        f.set_vring_kick(i, &ring.kick).unwrap();
+        // The call may come, and change, while the ring runs.
+        f.set_vring_call(i, &ring.call).unwrap();
+    }
+    let f = frame(mac(2), mac(1), 300, 1);
+    guest.send(&f);
+    b.expect(&f);
+    eventually("an interrupt", || guest.tx.interrupted());
+    b.guest.send(&f);
+    eventually("a frame", || guest.receive() == Some(f.clone()));
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use vhost::VhostUserMemoryRegionBase;
@@ -12,6 +13,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
+use super::early::Enable;
 use super::features::{self, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, OFFERED, PROTOCOL_FEATURES};
 use super::status::Status;
 use super::{Policy, Port};
@@ -49,6 +51,7 @@ pub(super) struct Handler<'a> {
     shard: Handle,
     policy: Policy,
     features: u64,
+    protocol: u64,
     memory: Arc<Memory>,
     rings: [Ring; 2],
 }
@@ -70,14 +73,10 @@ impl<'a> Handler<'a> {
             shard,
             policy,
             features: 0,
+            protocol: 0,
             memory: Arc::default(),
             rings: Default::default(),
         }
-    }
-
-    /// The front-end has acknowledged the protocol features, and may enable rings.
-    pub(super) fn has_protocol_features(&self) -> bool {
-        self.features & PROTOCOL_FEATURES != 0
     }
 
     fn index(index: u32) -> Result<usize> {
@@ -183,6 +182,15 @@ impl<'a> Handler<'a> {
         }
         self.start(0)?;
         self.start(1)
+    }
+
+    /// Carries out a request to enable a ring that the vhost crate has refused because it came before the features.
+    pub(super) fn enable_early(&mut self, request: Enable, stream: &UnixStream) -> Result<()> {
+        self.set_vring_enable(request.index, request.on)?;
+        if self.protocol & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0 {
+            request.acknowledge(stream).map_err(Error::SocketError)?;
+        }
+        Ok(())
     }
 
     fn map(&self, spec: RegionSpec, file: File) -> Result<Region> {
@@ -401,6 +409,7 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
                 "it acknowledged protocol feature bits {unknown:#x}, which were not offered"
             )));
         }
+        self.protocol = bits;
         Ok(())
     }
 

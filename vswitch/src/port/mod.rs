@@ -3,7 +3,7 @@
 //! Each has one control thread, which accepts a front-end, serves it until it is gone, and accepts the next. The packet
 //! path is not here: a ring that is ready is handed to the port's shard.
 
-mod early_enable;
+mod early;
 pub mod features;
 mod handler;
 mod status;
@@ -13,13 +13,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use vhost::vhost_user::{BackendReqHandler, Error as VhostError, VhostUserBackendReqHandlerMut};
+use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 pub use status::{PortStatus, Status};
 
 use crate::config::PortPlan;
 use crate::shard::{Handle, Stopped};
 use crate::socket::Socket;
+use early::Enable;
 use handler::Handler;
 
 /// How ports treat their front-ends.
@@ -127,7 +128,7 @@ impl Port {
 
     /// Serves a front-end until it is gone; `false` when the switch is ending.
     fn serve(&self, stream: UnixStream, shard: &Handle, policy: Policy) -> bool {
-        let (Ok(clone), Ok(early)) = (stream.try_clone(), stream.try_clone()) else {
+        let (Ok(clone), Ok(peek)) = (stream.try_clone(), stream.try_clone()) else {
             return true;
         };
         {
@@ -142,9 +143,15 @@ impl Port {
         let handler = Arc::new(Mutex::new(Handler::new(self, shard.clone(), policy)));
         let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
         let end = loop {
-            let request =
-                before_features(&early, &handler).and_then(|()| requests.handle_request());
-            if let Err(e) = request {
+            let early = Enable::peek(&peek);
+            let done = match (requests.handle_request(), early) {
+                (Err(VhostError::InactiveFeature(_)), Some(enable)) => {
+                    let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
+                    handler.enable_early(enable, &peek)
+                }
+                (done, _) => done,
+            };
+            if let Err(e) = done {
                 break e;
             }
         };
@@ -169,22 +176,4 @@ impl Port {
         self.status.disconnected();
         !closed
     }
-}
-
-/// Serves the requests that come too early for the vhost crate, until there is one it takes.
-fn before_features(stream: &UnixStream, handler: &Mutex<Handler<'_>>) -> Result<(), VhostError> {
-    loop {
-        if locked(handler).has_protocol_features() {
-            return Ok(());
-        }
-        match early_enable::take(stream).map_err(VhostError::SocketBroken)? {
-            Some((ring, state @ (0 | 1))) => locked(handler).set_vring_enable(ring, state == 1)?,
-            Some(_) => return Err(VhostError::InvalidParam),
-            None => return Ok(()),
-        }
-    }
-}
-
-fn locked<'a, 'b>(handler: &'a Mutex<Handler<'b>>) -> MutexGuard<'a, Handler<'b>> {
-    handler.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -127,6 +127,11 @@ impl Mailbox {
         self.bell.pending.load(Ordering::Relaxed)
     }
 
+    /// The bell was heard. It may ring after its message was taken, so that only clearing it again makes it silent.
+    pub fn heard(&self) {
+        self.bell.pending.store(true, Ordering::Relaxed);
+    }
+
     /// To be called before the messages are taken out.
     pub fn clear(&self) {
         let mut count = [0; 8];
@@ -147,5 +152,38 @@ impl Mailbox {
 impl AsFd for Mailbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.bell.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rings(mailbox: &Mailbox) -> bool {
+        rustix::io::read(mailbox, &mut [0; 8]).is_ok()
+    }
+
+    #[test]
+    fn a_late_bell_is_silenced() {
+        let (handle, mailbox) = Mailbox::new().unwrap();
+        handle.send(Message::Stop).unwrap();
+        assert!(mailbox.is_pending());
+        mailbox.clear();
+        assert!(matches!(mailbox.next(), Some(Message::Stop)));
+        // The sender has put its message in and set the flag, the shard has seen both, and now the bell rings.
+        rustix::io::write(&mailbox, &1u64.to_ne_bytes()).unwrap();
+        assert!(!mailbox.is_pending());
+        mailbox.heard();
+        assert!(mailbox.is_pending());
+        mailbox.clear();
+        assert!(mailbox.next().is_none());
+        assert!(!mailbox.is_pending() && !rings(&mailbox));
+    }
+
+    #[test]
+    fn without_handles_there_is_nothing_to_do() {
+        let (handle, mailbox) = Mailbox::new().unwrap();
+        drop(handle);
+        assert!(matches!(mailbox.next(), Some(Message::Stop)));
     }
 }

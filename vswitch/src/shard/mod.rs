@@ -193,7 +193,9 @@ impl Shard {
         let now = Time::now();
         for event in events.iter() {
             let token = event.data.u64();
-            if token != MAILBOX {
+            if token == MAILBOX {
+                self.mailbox.heard();
+            } else {
                 self.engine.kicked(token as usize, now);
             }
         }

@@ -1,5 +1,6 @@
 //! A vhost-user front-end for a [`Guest`].
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserProtocolFeatures};
@@ -32,6 +33,13 @@ impl Connection {
     pub fn bare(path: &Path) -> Self {
         Self {
             frontend: Frontend::connect(path, 2).unwrap(),
+        }
+    }
+
+    /// A front-end on a connection that is there.
+    pub fn on(stream: UnixStream) -> Self {
+        Self {
+            frontend: Frontend::from_stream(stream, 2),
         }
     }
 

@@ -134,6 +134,10 @@ pub struct Interface {
 }
 
 /// Milliseconds from the start of a node's process to each state.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the unit belongs into names that JSON readers see"
+)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootTimes {
     /// The agent answered.

@@ -82,7 +82,7 @@ pub fn run(args: ExecArgs) -> Result<ExitCode, Failure> {
     start.run(args.lab.lab.as_deref(), &args.node)
 }
 
-pub fn shell(args: ShellArgs) -> Result<ExitCode, Failure> {
+pub fn shell(args: &ShellArgs) -> Result<ExitCode, Failure> {
     let start = Start {
         argv: ["sh", "-c", SHELL].map(ToOwned::to_owned).into(),
         env: Vec::new(),

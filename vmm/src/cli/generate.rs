@@ -68,6 +68,8 @@ pub fn man(_args: &ManArgs) -> Result<ExitCode, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+
     use super::*;
 
     #[test]
@@ -96,16 +98,13 @@ mod tests {
             "# Command line\n\nThe help texts of `vmm`. Written by the test `the_reference_is_current` when run \
              with `UPDATE=1`.\n\n## vmm\n\n",
         );
-        text.push_str(&format!("```text\n{}```\n", command.render_long_help()));
+        write!(text, "```text\n{}```\n", command.render_long_help()).unwrap();
         for verb in command
             .get_subcommands()
             .filter(|v| !v.is_hide_set() && v.get_name() != "help")
         {
             let help = verb.clone().term_width(100).render_long_help();
-            text.push_str(&format!(
-                "\n## vmm {}\n\n```text\n{help}```\n",
-                verb.get_name()
-            ));
+            write!(text, "\n## vmm {}\n\n```text\n{help}```\n", verb.get_name()).unwrap();
         }
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
         if std::env::var_os("UPDATE").is_some() {

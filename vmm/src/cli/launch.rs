@@ -1,12 +1,16 @@
 //! `vmm launch`: starts a lab and stays with it, or leaves it running.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
 use clap::Args;
+use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use topology::model::Topology;
 use topology::quantity::Time;
 use topology::{Loaded, Severity};
@@ -18,10 +22,13 @@ use crate::engine::auto;
 use crate::failure::{Code, Failure};
 use crate::image;
 use crate::lab::run_folder::{LabPaths, RunRoot};
-use crate::lab::{self, Plan, Prepared, children};
+use crate::lab::{self, EndSignals, Plan, Prepared, children};
 
 /// How long the last words of a lab may take to be shown.
 const LAST_EVENTS: Duration = Duration::from_secs(1);
+
+/// What a person has done who ended a launch.
+const NOT_READY: &str = "the lab was ended before every node was ready";
 
 /// Arguments of `vmm launch`.
 #[derive(Debug, Args)]
@@ -70,7 +77,7 @@ fn time(text: &str) -> Result<Duration, String> {
 
 pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
     if args.detach {
-        return detach(args);
+        return block_on(detach(args));
     }
     let root = RunRoot::from_env()?;
     root.labs();
@@ -89,13 +96,15 @@ pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
     }
     let name = plan.name.clone();
     block_on(async {
-        let prepared = lab::prepare(plan, &root)?;
+        // Before there is anything that would be left behind.
+        let signals = EndSignals::listen()?;
+        let prepared = lab::prepare(&plan, &root)?;
         if args.lab_process {
             part_from_starter(prepared.paths(), &name)?;
-            prepared.run().await?;
+            prepared.run(signals).await?;
             return Ok(ExitCode::SUCCESS);
         }
-        stay(prepared, &name, args.json.json).await
+        stay(prepared, signals, &name, args.json.json).await
     })
 }
 
@@ -128,9 +137,10 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
             format!("cannot use {}: {error}", args.file.display()),
         )
     })?;
-    let image = match lab::needs_image(&topology) {
-        true => Some(image::find(args.image.image.as_deref())?),
-        false => None,
+    let image = if lab::needs_image(&topology) {
+        Some(image::find(args.image.image.as_deref())?)
+    } else {
+        None
     };
     let choice = match args.engine {
         EngineChoice::Auto => auto::measure()?,
@@ -169,22 +179,24 @@ fn check_name(name: &str) -> Result<(), Failure> {
 }
 
 /// Runs the lab in this process and shows what happens.
-async fn stay(prepared: Prepared, name: &str, json: bool) -> Result<ExitCode, Failure> {
+async fn stay(
+    prepared: Prepared,
+    signals: EndSignals,
+    name: &str,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let client = Client::at(name, prepared.paths());
     let view =
         tokio::spawn(
             async move { progress::watch(client.events().await?, Until::Ended, json).await },
         );
-    prepared.run().await?;
+    prepared.run(signals).await?;
     let seen = match tokio::time::timeout(LAST_EVENTS, view).await {
         Ok(Ok(seen)) => seen?,
         _ => Seen::default(),
     };
     if !seen.running {
-        return Err(Failure::new(
-            Code::Interrupted,
-            "the lab was ended before every node was ready",
-        ));
+        return Err(Failure::new(Code::Interrupted, NOT_READY));
     }
     Ok(verdict(&seen.failed))
 }
@@ -198,41 +210,37 @@ fn verdict(failed: &[String]) -> ExitCode {
 }
 
 /// Starts the lab in a process of its own and watches it until its nodes are ready.
-fn detach(args: &LaunchArgs) -> Result<ExitCode, Failure> {
-    let mut child = start_lab_process().map_err(|error| {
+async fn detach(args: &LaunchArgs) -> Result<ExitCode, Failure> {
+    let cannot = |error: std::io::Error| {
         Failure::new(Code::Host, format!("cannot start the lab process: {error}"))
-    })?;
-    let Some(handshake) = shake_hands(&mut child) else {
+    };
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut child = start_lab_process().map_err(cannot)?;
+    let seen = tokio::select! {
+        seen = accompany(&mut child, args.json.json) => seen?,
+        _ = interrupt.recv() => {
+            if let Some(pid) = child.id().and_then(children::raw_pid) {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            let _ = child.wait().await;
+            return Err(Failure::new(Code::Interrupted, NOT_READY));
+        }
+    };
+    let Some((name, seen)) = seen else {
         // It has said why.
-        let code = child.wait().ok().and_then(|status| status.code());
+        let code = child.wait().await.ok().and_then(|status| status.code());
         return Ok(ExitCode::from(code.unwrap_or(Code::General as i32) as u8));
     };
-    let paths = RunRoot::from_env()?.lab(&handshake.name);
-    let client = Client::at(&handshake.name, &paths);
-    let seen = block_on(async {
-        let events = client.events().await?;
-        tokio::select! {
-            seen = progress::watch(events, Until::Running, args.json.json) => seen,
-            _ = tokio::signal::ctrl_c() => {
-                client.stop().await?;
-                let _ = child.wait();
-                Err(Failure::new(Code::Interrupted, "the lab was ended before every node was ready"))
-            }
-        }
-    })?;
     if seen.running && !seen.ended {
         if !args.json.json {
-            eprintln!("{} goes on; `vmm stop {0}` ends it", handshake.name);
+            eprintln!("{name} goes on; `vmm stop {name}` ends it");
         }
         return Ok(verdict(&seen.failed));
     }
-    let _ = child.wait();
+    let _ = child.wait().await;
     Err(match seen.failure {
         Some(reason) => Failure::new(Code::Lab, reason),
-        None if seen.ended => Failure::new(
-            Code::Interrupted,
-            "the lab was ended before every node was ready",
-        ),
+        None if seen.ended => Failure::new(Code::Interrupted, NOT_READY),
         None => Failure::new(Code::Lab, "the lab process was killed"),
     })
 }
@@ -249,23 +257,32 @@ fn start_lab_process() -> std::io::Result<Child> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    children::detach(&mut command);
+    children::detach(command.as_std_mut());
     command.spawn()
 }
 
-/// Passes on what the lab process says until its API listens.
-fn shake_hands(child: &mut Child) -> Option<Handshake> {
-    let (mut stderr, stdout) = (child.stderr.take()?, child.stdout.take()?);
-    let relay = std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = stderr.read(&mut buffer) {
-            let _ = std::io::stderr().write_all(&buffer[..length]);
-        }
-    });
+/// Passes on what the lab process says until its API listens, then watches the lab. `None` if it gets not that far.
+async fn accompany(child: &mut Child, json: bool) -> Result<Option<(String, Seen)>, Failure> {
+    let (Some(stderr), Some(stdout)) = (child.stderr.take(), child.stdout.take()) else {
+        return Ok(None);
+    };
     let mut line = String::new();
-    let _ = BufReader::new(stdout).read_line(&mut line);
-    let _ = relay.join();
-    serde_json::from_str(&line).ok()
+    let (mut stdout, mut stderr) = (BufReader::new(stdout), stderr);
+    let (_, _) = tokio::join!(stdout.read_line(&mut line), relay(&mut stderr));
+    let Ok(Handshake { name }) = serde_json::from_str(&line) else {
+        return Ok(None);
+    };
+    let client = Client::at(&name, &RunRoot::from_env()?.lab(&name));
+    let seen = progress::watch(client.events().await?, Until::Running, json).await?;
+    Ok(Some((name, seen)))
+}
+
+async fn relay(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
+    let mut buffer = [0; 4096];
+    while let length @ 1.. = from.read(&mut buffer).await? {
+        std::io::stderr().write_all(&buffer[..length])?;
+    }
+    Ok(())
 }
 
 /// The lab process: from here on it writes to a log of its own.

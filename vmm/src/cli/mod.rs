@@ -119,7 +119,7 @@ pub fn main() -> ExitCode {
         Verb::Check(args) => (args.json.json, check::run(&args)),
         Verb::Ls(args) => (args.json.json, ls::run(&args)),
         Verb::Exec(args) => (false, exec::run(args)),
-        Verb::Shell(args) => (false, exec::shell(args)),
+        Verb::Shell(args) => (false, exec::shell(&args)),
         Verb::Logs(args) => (false, logs::run(&args)),
         Verb::Stop(args) => (args.json.json, stop::run(&args)),
         Verb::Completions(args) => (false, generate::completions(&args)),

@@ -16,7 +16,8 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     for row in std::iter::once(&headings).chain(rows) {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}  "));
+            let padding = width - cell.chars().count();
+            line.extend([cell.as_str(), &" ".repeat(padding + 2)]);
         }
         text.push_str(line.trim_end());
         text.push('\n');

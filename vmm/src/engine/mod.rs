@@ -59,8 +59,8 @@ impl Engine {
     /// How long a machine may take from its start until it is configured, the host not being overloaded.
     pub fn boot_timeout(&self) -> Duration {
         match self {
-            Self::Kvm => Duration::from_secs(60),
-            Self::Qemu(_) => Duration::from_secs(180),
+            Self::Kvm => Duration::from_mins(1),
+            Self::Qemu(_) => Duration::from_mins(3),
         }
     }
 

@@ -422,7 +422,7 @@ mod tests {
         let mut peer = peer();
         let (exec, _events) = peer.exec().await;
         let sent = vec![7; MAX_PAYLOAD + 1];
-        let (_, heard) = tokio::join!(
+        let ((), heard) = tokio::join!(
             async {
                 exec.stdin(&sent).await;
                 exec.stdin(&[]).await;

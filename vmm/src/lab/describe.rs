@@ -1,5 +1,7 @@
 //! From the topology to what a node's agent is told.
 
+use std::net::IpAddr;
+
 use agent_protocol::{
     FileDescription, FrrDescription, InterfaceDescription, MAX_CONTROL, NodeDescription,
     ReadyDescription, RouteDescription, ToAgent,
@@ -96,8 +98,8 @@ fn hosts(topology: &Topology, own: &str) -> Vec<(String, String)> {
                 .map(|cidr| cidr.address)
         };
         let firsts = [
-            addresses().find(|a| a.is_ipv4()),
-            addresses().find(|a| a.is_ipv6()),
+            addresses().find(IpAddr::is_ipv4),
+            addresses().find(IpAddr::is_ipv6),
         ];
         hosts.extend(
             firsts

@@ -6,20 +6,23 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
+use tokio::process::{Child, Command};
 
 use super::children;
 use super::run_folder::{LabPaths, RunFolder};
 use crate::failure::{Code, Failure};
 
+/// Before the second replacement of a janitor that was killed.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
 /// How long a killed process may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,28 +34,70 @@ pub struct JanitorArgs {
     folder: PathBuf,
 }
 
-/// The lab's side: the janitor, started on demand and again if it was killed.
+/// The lab's side.
 #[derive(Debug)]
 pub struct Janitor {
     folder: PathBuf,
     lock: File,
-    running: Option<(Child, ChildStdin)>,
+    /// To the running janitor; `None` once it was dismissed.
+    pipe: Option<PipeWriter>,
     watched: Vec<u32>,
 }
 
-impl Janitor {
-    /// Starts the janitor of a lab.
-    pub fn start(folder: &RunFolder) -> io::Result<Self> {
-        let mut janitor = Self {
-            folder: folder.paths.folder().to_path_buf(),
-            lock: folder.share_lock()?,
-            running: None,
-            watched: Vec::new(),
-        };
-        janitor.restart()?;
-        Ok(janitor)
-    }
+/// The lab's janitor, shared by all that start processes.
+pub type SharedJanitor = Arc<Mutex<Janitor>>;
 
+/// Starts the janitor of a lab. The future keeps one running until [`Janitor::dismiss`].
+pub fn start(folder: &RunFolder) -> io::Result<(SharedJanitor, impl Future<Output = ()> + use<>)> {
+    let (pipe, child) = spawn(folder.paths.folder(), &folder.share_lock()?)?;
+    let janitor = Arc::new(Mutex::new(Janitor {
+        folder: folder.paths.folder().to_path_buf(),
+        lock: folder.share_lock()?,
+        pipe: Some(pipe),
+        watched: Vec::new(),
+    }));
+    Ok((Arc::clone(&janitor), keep(janitor, child)))
+}
+
+/// Locks the janitor.
+pub fn lock(janitor: &Mutex<Janitor>) -> MutexGuard<'_, Janitor> {
+    janitor.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn keep(janitor: SharedJanitor, mut child: Child) {
+    loop {
+        let _ = child.wait().await;
+        match lock(&janitor).replace() {
+            Ok(Some(next)) => child = next,
+            Ok(None) => return,
+            Err(error) => {
+                eprintln!(
+                    "warning: the janitor of this lab was killed and cannot be started again: {error}"
+                );
+                return;
+            }
+        }
+        // Whoever kills it again and again must not keep the lab busy.
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
+}
+
+fn spawn(folder: &Path, lock: &File) -> io::Result<(PipeWriter, Child)> {
+    let (reader, writer) = io::pipe()?;
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .arg("janitor")
+        .arg("--folder")
+        .arg(folder)
+        .stdin(reader)
+        .stdout(lock.try_clone()?)
+        .stderr(Stdio::null())
+        .current_dir("/");
+    children::detach(command.as_std_mut());
+    Ok((writer, command.spawn()?))
+}
+
+impl Janitor {
     /// From now on the process `pid`, a child of this one, dies with this one.
     pub fn watch(&mut self, pid: u32) {
         self.watched.push(pid);
@@ -65,48 +110,29 @@ impl Janitor {
         self.tell(&format!("-{pid}\n"));
     }
 
-    /// Ends the janitor, once the folder is removed.
-    pub fn dismiss(self) {
-        if let Some((mut child, stdin)) = self.running {
-            drop(stdin);
-            let _ = child.wait();
-        }
+    /// Lets the janitor end, once the folder is removed.
+    pub fn dismiss(&mut self) {
+        self.pipe = None;
     }
 
     fn tell(&mut self, line: &str) {
-        let told = self
-            .running
-            .as_mut()
-            .is_some_and(|(_, stdin)| stdin.write_all(line.as_bytes()).is_ok());
-        if !told && let Err(error) = self.restart() {
-            eprintln!(
-                "warning: the janitor of this lab was killed and cannot be started again: {error}"
-            );
+        if let Some(pipe) = &mut self.pipe {
+            // One that was killed is replaced, and its successor told everything.
+            let _ = pipe.write_all(line.as_bytes());
         }
     }
 
-    fn restart(&mut self) -> io::Result<()> {
-        if let Some((mut child, _)) = self.running.take() {
-            let _ = child.kill();
-            let _ = child.wait();
+    /// Another janitor in place of one that was killed, unless it was dismissed.
+    fn replace(&mut self) -> io::Result<Option<Child>> {
+        if self.pipe.is_none() {
+            return Ok(None);
         }
-        let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("janitor")
-            .arg("--folder")
-            .arg(&self.folder)
-            .stdin(Stdio::piped())
-            .stdout(self.lock.try_clone()?)
-            .stderr(Stdio::null())
-            .current_dir("/");
-        children::detach(&mut command);
-        let mut child = command.spawn()?;
-        let mut stdin = child.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let (mut pipe, child) = spawn(&self.folder, &self.lock)?;
         for pid in &self.watched {
-            writeln!(stdin, "+{pid}")?;
+            writeln!(pipe, "+{pid}")?;
         }
-        self.running = Some((child, stdin));
-        Ok(())
+        self.pipe = Some(pipe);
+        Ok(Some(child))
     }
 }
 
@@ -136,7 +162,8 @@ fn wait_for_end_of(lab: impl BufRead) -> HashMap<u32, OwnedFd> {
         let Ok(line) = line else { break };
         // The lab has not yet waited for a child it names here, so the number is still that child's.
         if let Some(pid) = line.strip_prefix('+').and_then(|pid| pid.parse().ok()) {
-            if let Some(pidfd) = raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+            if let Some(pidfd) =
+                children::raw_pid(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
             {
                 children.insert(pid, pidfd);
             }
@@ -153,8 +180,8 @@ fn wait_for_end_of(lab: impl BufRead) -> HashMap<u32, OwnedFd> {
 fn kill(children: &HashMap<u32, OwnedFd>) {
     for (pid, pidfd) in children {
         // While the leader lives, its number names its process group and no other.
-        if !has_ended(pidfd, Duration::ZERO)
-            && let Some(pid) = raw(*pid)
+        if !children::ends_within(pidfd, Duration::ZERO)
+            && let Some(pid) = children::raw_pid(*pid)
         {
             let _ = kill_process_group(pid, Signal::KILL);
         }
@@ -162,27 +189,15 @@ fn kill(children: &HashMap<u32, OwnedFd>) {
     }
     let deadline = Instant::now() + KILL_PATIENCE;
     for pidfd in children.values() {
-        has_ended(pidfd, deadline.saturating_duration_since(Instant::now()));
+        children::ends_within(pidfd, deadline.saturating_duration_since(Instant::now()));
     }
-}
-
-fn has_ended(pidfd: &OwnedFd, patience: Duration) -> bool {
-    let timeout = Timespec {
-        tv_sec: patience.as_secs().cast_signed(),
-        tv_nsec: patience.subsec_nanos().into(),
-    };
-    let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    matches!(poll(&mut fds, Some(&timeout)), Ok(1))
-}
-
-fn raw(pid: u32) -> Option<Pid> {
-    Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::unix::process::CommandExt;
+    use std::process::Command;
 
     #[test]
     fn children_that_are_left_are_killed_with_their_group() {
@@ -196,14 +211,14 @@ mod tests {
         io::BufReader::new(leader.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        let grandchild = raw(line.trim().parse().unwrap()).unwrap();
+        let grandchild = children::raw_pid(line.trim().parse().unwrap()).unwrap();
         let grandchild = pidfd_open(grandchild, PidfdFlags::empty()).unwrap();
 
         let told = format!("+{}\n", leader.id());
         let left = wait_for_end_of(told.as_bytes());
         assert_eq!(left.len(), 1);
         kill(&left);
-        assert!(has_ended(&grandchild, Duration::from_secs(5)));
+        assert!(children::ends_within(&grandchild, Duration::from_secs(5)));
         assert!(!leader.wait().unwrap().success());
     }
 

@@ -10,13 +10,14 @@ pub mod state;
 mod switch;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use monitor::{NicConfig, NodeConfig};
 use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use topology::model::{self, NodeKind, Role, Topology};
 
 use crate::api;
@@ -25,11 +26,13 @@ use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
-use janitor::Janitor;
+use janitor::{Janitor, SharedJanitor};
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
 use switch::Switch;
 
+/// How long a lab waits for the first client to follow its events.
+const AUDIENCE: Duration = Duration::from_secs(5);
 /// How long clients have to read the last event after all processes have ended.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -60,7 +63,8 @@ pub struct Prepared {
     file: PathBuf,
     switch_program: PathBuf,
     listener: UnixListener,
-    janitor: Janitor,
+    janitor: SharedJanitor,
+    keeper: JoinHandle<()>,
     engine: Engine,
     boot_timeout: Duration,
     boots_at_once: usize,
@@ -72,7 +76,7 @@ pub struct Prepared {
 struct Context {
     state: State,
     engine: Engine,
-    janitor: Arc<Mutex<Janitor>>,
+    janitor: SharedJanitor,
     turns: Arc<Semaphore>,
     boot_timeout: Duration,
     /// Becomes true when the lab ends.
@@ -81,28 +85,29 @@ struct Context {
 
 impl Context {
     fn janitor(&self) -> MutexGuard<'_, Janitor> {
-        self.janitor.lock().unwrap_or_else(PoisonError::into_inner)
+        janitor::lock(&self.janitor)
     }
 }
 
 /// Checks the plan against this machine, takes the lab's folder and listens on its control socket.
-pub fn prepare(plan: Plan, root: &RunRoot) -> Result<Prepared, Failure> {
+pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let paths = root.lab(&plan.name);
-    check_socket_paths(&plan, &paths)?;
+    check_socket_paths(plan, &paths)?;
     let switch_program = switch::program()?;
-    let machines = machines(&plan, &paths)?;
+    let machines = machines(plan, &paths)?;
     let folder = root.create(&plan.name)?;
-    match set_up(&plan, &folder) {
-        Ok((janitor, listener)) => Ok(Prepared {
+    match set_up(plan, &folder) {
+        Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
             file: plan.file.clone(),
             switch_program,
             listener,
             janitor,
+            keeper,
             engine: plan.choice.engine.clone(),
             boot_timeout: plan.boot_timeout,
             boots_at_once: plan.boots_at_once,
-            state: State::new(view(&plan)),
+            state: State::new(view(plan)),
             folder,
         }),
         Err(error) => {
@@ -114,8 +119,11 @@ pub fn prepare(plan: Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     }
 }
 
-fn set_up(plan: &Plan, folder: &RunFolder) -> std::io::Result<(Janitor, UnixListener)> {
-    let janitor = Janitor::start(folder)?;
+fn set_up(
+    plan: &Plan,
+    folder: &RunFolder,
+) -> std::io::Result<(SharedJanitor, JoinHandle<()>, UnixListener)> {
+    let (janitor, keeper) = janitor::start(folder)?;
     folder.write_record(&LabRecord {
         pid: std::process::id(),
         file: plan.file.clone(),
@@ -129,7 +137,7 @@ fn set_up(plan: &Plan, folder: &RunFolder) -> std::io::Result<(Janitor, UnixList
         folder.paths.control(),
         rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
     )?;
-    Ok((janitor, listener))
+    Ok((janitor, tokio::spawn(keeper), listener))
 }
 
 impl Prepared {
@@ -139,19 +147,22 @@ impl Prepared {
     }
 
     /// Runs the lab to its end. An error is why it ended, if nobody wished it to.
-    pub async fn run(self) -> Result<(), Failure> {
+    pub async fn run(self, mut signals: EndSignals) -> Result<(), Failure> {
         let context = Context {
             state: self.state.clone(),
             engine: self.engine,
-            janitor: Arc::new(Mutex::new(self.janitor)),
+            janitor: self.janitor,
             turns: Arc::new(Semaphore::new(self.boots_at_once)),
             boot_timeout: self.boot_timeout,
             stop: watch::Sender::new(false),
         };
         let server = api::serve(self.listener, self.state.clone(), self.folder.paths.clone());
         let server = tokio::spawn(server);
+        // Whoever launches the lab is to see all of it, even a failure at once.
+        let _ = tokio::time::timeout(AUDIENCE, self.state.subscribed()).await;
         let result = operate(
             &context,
+            &mut signals,
             self.machines,
             &self.switch_program,
             &self.file,
@@ -164,13 +175,8 @@ impl Prepared {
         if let Err(error) = self.folder.remove() {
             eprintln!("warning: cannot remove {}: {error}", path.display());
         }
-        // The last clone of the context: every machine has ended.
-        if let Some(janitor) = Arc::into_inner(context.janitor) {
-            janitor
-                .into_inner()
-                .unwrap_or_else(PoisonError::into_inner)
-                .dismiss();
-        }
+        context.janitor().dismiss();
+        let _ = self.keeper.await;
         result
     }
 }
@@ -178,6 +184,7 @@ impl Prepared {
 /// Runs switch and machines until the lab is to end; none of them is left when it returns.
 async fn operate(
     context: &Context,
+    signals: &mut EndSignals,
     machines: Vec<node::Machine>,
     switch_program: &std::path::Path,
     file: &std::path::Path,
@@ -202,7 +209,7 @@ async fn operate(
         tokio::select! {
             biased;
             () = asked => Ok(()),
-            signal = ended_by_signal() => signal,
+            () = signals.come() => Ok(()),
             failed = switch.failed() => Err(Failure::new(Code::Lab, failed)),
             result = work => result,
         }
@@ -256,23 +263,34 @@ async fn supervise(running: &mut JoinSet<Result<(), String>>) -> Result<(), Fail
     std::future::pending().await
 }
 
-/// SIGINT, SIGTERM and SIGHUP end the lab.
-async fn ended_by_signal() -> Result<(), Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| {
-        signal(kind).map_err(|error| {
-            Failure::new(Code::General, format!("cannot listen to signals: {error}"))
-        })
-    };
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
+/// SIGINT, SIGTERM and SIGHUP: each ends the lab.
+#[derive(Debug)]
+pub struct EndSignals([Signal; 3]);
+
+impl EndSignals {
+    /// From now on these signals no longer end the process by themselves.
+    pub fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Code::General, format!("cannot listen to signals: {error}"))
+            })
+        };
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+            listen(SignalKind::hangup())?,
+        ]))
     }
-    Ok(())
+
+    /// Waits for one, or takes one that has come before.
+    pub async fn come(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
 }
 
 fn check_socket_paths(plan: &Plan, paths: &LabPaths) -> Result<(), Failure> {

@@ -81,10 +81,7 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
                 return Ok(());
             }
             // The lab as described cannot be had.
-            Outcome::Failed(message) => {
-                run.settle(NodeState::Failed, Some(message.clone()), None);
-                return Err(format!("node {name}: {message}"));
-            }
+            Outcome::Failed(message) => return Err(run.doom(message, None)),
             Outcome::Ended(end) => end,
         };
         let action = match end.reason {
@@ -92,25 +89,18 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
             EndReason::Reboot => run.machine.policy.reboot,
             EndReason::Panic => run.machine.policy.panic,
             EndReason::TripleFault => run.machine.policy.triple_fault,
-            EndReason::Crash => {
-                let configured = run.was_configured();
-                let message = end.to_string();
-                run.settle(NodeState::Failed, Some(message.clone()), Some(end));
-                return if configured {
-                    Ok(())
-                } else {
-                    Err(format!("node {}: {message}", run.machine.config.name))
-                };
+            EndReason::Crash if run.was_configured() => {
+                run.settle(NodeState::Failed, Some(end.to_string()), Some(end));
+                return Ok(());
             }
+            EndReason::Crash => return Err(run.doom(end.to_string(), Some(end))),
         };
         run.lab.state.notice(Some(name), format!("ended: {end}"));
         match action {
             EndAction::EndLab => {
-                let message = format!(
-                    "node {name} ended ({end}), and its topology says that this ends the lab"
-                );
-                run.settle(NodeState::Ended, None, Some(end));
-                return Err(message);
+                let message =
+                    format!("ended ({end}), and its topology says that this ends the lab");
+                return Err(run.doom(message, Some(end)));
             }
             EndAction::End => {
                 run.settle(NodeState::Ended, None, Some(end));
@@ -172,6 +162,15 @@ impl Run {
         });
     }
 
+    /// The node has failed and takes the lab along; returns the reason for the lab's end.
+    fn doom(&self, message: String, end: Option<End>) -> String {
+        let reason = format!("node {}: {message}", self.machine.config.name);
+        // Before the node counts as settled, or the lab would be taken for running.
+        self.lab.state.ending(Some(reason.clone()));
+        self.settle(NodeState::Failed, Some(message), end);
+        reason
+    }
+
     /// One boot, from its turn to its end.
     async fn boot(&mut self) -> Outcome {
         let turn = tokio::select! {
@@ -214,13 +213,14 @@ impl Run {
         };
         match failure {
             AgentFailure::Unusable(message) => Outcome::Failed(message),
-            AgentFailure::Broke(error) => {
+            AgentFailure::Broke(error @ AgentError::Io(_)) => {
                 // The guest's end cuts the connection too, and is then the better reason.
                 match tokio::time::timeout(END_PATIENCE, &mut guest.ended).await {
                     Ok(end) => ended(end.ok()),
                     Err(_) => Outcome::Failed(error.to_string()),
                 }
             }
+            AgentFailure::Broke(error) => Outcome::Failed(error.to_string()),
         }
     }
 
@@ -232,9 +232,9 @@ impl Run {
     ) -> AgentFailure {
         let deadline = started + self.lab.boot_timeout;
         let mut phase = "start its agent";
-        let socket = match within(deadline, connect(&self.machine.config.agent_socket)).await {
-            Some(socket) => socket,
-            None => return self.silent(phase),
+        let Some(socket) = within(deadline, connect(&self.machine.config.agent_socket)).await
+        else {
+            return self.silent(phase);
         };
         let (sender, mut control) = mpsc::channel(16);
         let (agent, connection) = Agent::open(socket, sender);
@@ -307,15 +307,17 @@ impl Run {
                     });
                 }
                 ToHost::Warning { message } => state.notice(Some(name), sanitize::text(&message)),
-                ToHost::Ending { .. } | ToHost::Pong => {}
-                // Of a stream: taken by the connection.
-                ToHost::ExecFailed { .. } | ToHost::Exited { .. } => {}
+                // Nothing to do, or of a stream and taken by the connection.
+                ToHost::Ending { .. }
+                | ToHost::Pong
+                | ToHost::ExecFailed { .. }
+                | ToHost::Exited { .. } => {}
             }
         }
     }
 
     fn silent(&self, phase: &str) -> AgentFailure {
-        let seconds = self.lab.boot_timeout.as_secs();
+        let timeout = self.lab.boot_timeout;
         let log = serial_tail(&self.machine.config.serial_log);
         let log = if log.is_empty() {
             "it wrote nothing to its serial port".to_owned()
@@ -323,7 +325,7 @@ impl Run {
             format!("the last lines of its serial port were:\n{log}")
         };
         AgentFailure::Unusable(format!(
-            "it did not {phase} in time (time-out {seconds} s, --boot-timeout changes it); {log}"
+            "it did not {phase} in time (time-out {timeout:?}, --boot-timeout changes it); {log}"
         ))
     }
 }
@@ -385,15 +387,15 @@ mod tests {
             .map(|attempts| pause(attempts, short).as_millis())
             .collect();
         assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
-        assert_eq!(pause(0, Duration::from_secs(3600)), Duration::ZERO);
+        assert_eq!(pause(0, Duration::from_hours(1)), Duration::ZERO);
     }
 
     #[test]
     fn the_end_of_the_serial_log_is_shown_without_escapes() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("serial.log");
-        let text: String = (0..30).map(|n| format!("\x1b[1mline {n}\r\n\n")).collect();
-        std::fs::write(&log, text).unwrap();
+        let lines: Vec<_> = (0..30).map(|n| format!("\x1b[1mline {n}\r\n\n")).collect();
+        std::fs::write(&log, lines.concat()).unwrap();
         let tail = serial_tail(&log);
         assert_eq!(tail.lines().count(), SERIAL_LINES);
         assert!(

@@ -6,12 +6,16 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
+use super::children;
 use crate::failure::{Code, Failure};
 
 /// Bytes of the longest path a Unix socket can be bound to (`sockaddr_un`, without the final NUL).
 const SOCKET_PATH_MAX: usize = 107;
+/// How long a process that was just killed may take to be gone.
+const DEATH_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a launch waits for the janitor of a killed lab of the same name.
 const JANITOR_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -106,13 +110,12 @@ impl RunRoot {
         create_private(&self.0).map_err(|e| cannot(&self.0, &e))?;
         let deadline = Instant::now() + JANITOR_PATIENCE;
         let lock = loop {
-            create_private(&paths.folder).map_err(|e| cannot(&paths.folder, &e))?;
-            match try_lock(&paths) {
+            match create_private(&paths.folder).and_then(|()| try_lock(&paths)) {
                 Ok(Some(lock)) => break lock,
                 Ok(None) => {}
-                // Removed by a janitor between the two steps.
+                // Removed by a janitor, or by whoever sweeps, between two steps.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(cannot(&paths.lock(), &error)),
+                Err(error) => return Err(cannot(&paths.folder, &error)),
             }
             // The lock of a killed lab is held by its janitor for a moment.
             if let Some(record) = paths.record().filter(|r| alive(r.pid)) {
@@ -338,14 +341,18 @@ fn remove(paths: &LabPaths) -> io::Result<()> {
         .to_string_lossy();
     away.set_file_name(format!(".{name}.{}", std::process::id()));
     fs::rename(&paths.folder, &away)?;
-    fs::remove_dir_all(&away)
+    match fs::remove_dir_all(&away) {
+        // Somebody who sweeps was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
+/// Whether a process goes on: not if it has been killed, though perhaps nobody has waited for it yet.
 fn alive(pid: u32) -> bool {
-    i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH))
+    children::raw_pid(pid)
+        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .is_some_and(|pidfd| !children::ends_within(&pidfd, DEATH_PATIENCE))
 }
 
 #[cfg(test)]

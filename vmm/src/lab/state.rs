@@ -22,6 +22,7 @@ struct Shared {
     events: broadcast::Sender<Event>,
     phase: watch::Sender<Phase>,
     stop: Notify,
+    subscribed: Notify,
 }
 
 #[derive(Debug)]
@@ -41,6 +42,7 @@ impl State {
             events: broadcast::Sender::new(EVENT_BACKLOG),
             phase,
             stop: Notify::new(),
+            subscribed: Notify::new(),
         }))
     }
 
@@ -80,7 +82,13 @@ impl State {
         let snapshot = self.event(Change::Snapshot {
             lab: Box::new(inner.lab.clone()),
         });
+        self.0.subscribed.notify_one();
         (snapshot, self.0.events.subscribe())
+    }
+
+    /// Waits until somebody follows the events.
+    pub async fn subscribed(&self) {
+        self.0.subscribed.notified().await;
     }
 
     /// Follows the phase of the lab.
@@ -117,9 +125,12 @@ impl State {
         });
     }
 
-    /// The lab begins to end, because of `failure` or at someone's wish.
+    /// The lab begins to end, because of `failure` or at someone's wish. The first reason counts.
     pub fn ending(&self, failure: Option<String>) {
-        self.enter(&mut self.inner(), Phase::Ending, failure);
+        let mut inner = self.inner();
+        if matches!(inner.lab.phase, Phase::Starting | Phase::Running) {
+            self.enter(&mut inner, Phase::Ending, failure);
+        }
     }
 
     /// The lab has ended.

@@ -106,7 +106,8 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
 
 /// The guest kernel's own command line.
 fn kernel_command_line(more: Option<&str>) -> String {
-    let line = "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/hopyard-agent panic=-1 quiet";
+    let line =
+        "console=ttyS0 root=/dev/vda rootfstype=erofs ro init=/sbin/hopyard-agent panic=-1 quiet";
     [line, more.unwrap_or_default()]
         .join(" ")
         .trim_end()

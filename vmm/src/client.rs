@@ -1,6 +1,7 @@
 //! The CLI's side of a lab's API.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use http_body_util::{BodyExt, Empty};
@@ -15,6 +16,9 @@ use tokio_tungstenite::tungstenite;
 use crate::api::types::{Event, Lab, Problem};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
+
+/// How long a lab may take to say how it stands.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running lab.
 #[derive(Debug, Clone)]
@@ -72,7 +76,16 @@ impl Client {
 
     /// The lab and its nodes.
     pub async fn lab(&self) -> Result<Lab, Failure> {
-        self.json("/v1/lab").await
+        let patience = tokio::time::timeout(PATIENCE, self.json("/v1/lab"));
+        patience.await.unwrap_or_else(|_| {
+            let silent = format!(
+                "lab {} does not answer within {} s",
+                self.name,
+                PATIENCE.as_secs()
+            );
+            Err(Failure::new(Code::General, silent)
+                .help("its process hangs; killing it ends the lab"))
+        })
     }
 
     /// Asks the lab to end.
@@ -208,7 +221,7 @@ async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
         match UnixStream::connect(socket).await {
             Err(_) if attempt < 20 => {
                 attempt += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             result => return result,
         }

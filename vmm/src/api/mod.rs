@@ -74,13 +74,11 @@ async fn unknown(uri: Uri) -> Problem {
 impl Api {
     fn find(&self, name: &str) -> Result<(usize, Node), Problem> {
         let lab = self.state.lab();
-        lab.nodes
-            .iter()
-            .position(|node| node.name == name)
-            .map(|index| (index, lab.nodes[index].clone()))
-            .ok_or_else(|| {
-                Problem::no_such_node(name, lab.nodes.iter().map(|node| node.name.as_str()))
-            })
+        if let Some(index) = lab.nodes.iter().position(|node| node.name == name) {
+            return Ok((index, lab.nodes[index].clone()));
+        }
+        let names: Vec<_> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
+        Err(Problem::no_such_node(name, &lab.name, &names))
     }
 
     /// A node with a kernel of its own.

@@ -10,6 +10,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use monitor::NodeConfig;
+use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -103,7 +104,7 @@ impl Guest {
             let status = tokio::select! {
                 status = child.wait() => status,
                 _ = killed => {
-                    let _ = child.start_kill();
+                    children::signal_group(&child, Signal::KILL);
                     child.wait().await
                 }
             };

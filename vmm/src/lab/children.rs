@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, getpid, getppid, set_parent_process_death_signal, setsid};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal, setsid,
+};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 /// Bytes kept of what a child writes to standard error.
@@ -77,6 +80,13 @@ pub fn ends_within(pidfd: &OwnedFd, patience: Duration) -> bool {
     };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     matches!(poll(&mut fds, Some(&timeout)), Ok(1))
+}
+
+/// Sends a signal to a child that was not waited for yet, and to whatever it has started (it may be a wrapper).
+pub fn signal_group(child: &Child, signal: Signal) {
+    if let Some(pid) = child.id().and_then(raw_pid) {
+        let _ = kill_process_group(pid, signal);
+    }
 }
 
 /// A process number, if it can be one.

@@ -110,3 +110,103 @@ fn hosts(topology: &Topology, own: &str) -> Vec<(String, String)> {
     }
     hosts
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn topology() -> Topology {
+        let text = r#"{
+            "nodes": {
+                "a": {
+                    "kind": "host",
+                    "interfaces": {
+                        "eth0": { "addresses": ["10.0.0.1/24", "2001:db8::1/64"], "mtu": 9000 }
+                    },
+                    "routes": [{ "to": "default", "via": "10.0.0.2" }]
+                },
+                "r": {
+                    "kind": "router",
+                    "interfaces": {
+                        "eth0": { "addresses": ["10.0.0.2/24"] },
+                        "eth1": { "addresses": ["10.0.1.2/24", "2001:db8:1::2/64"] }
+                    }
+                },
+                "s": { "kind": "switch" }
+            },
+            "links": [
+                { "endpoints": ["a:eth0", "s"] },
+                { "endpoints": ["r:eth0", "s"] },
+                { "endpoints": ["r:eth1", "s"] }
+            ]
+        }"#;
+        Topology::parse(text, Path::new("lab.json"))
+            .unwrap()
+            .topology
+    }
+
+    fn described(topology: &Topology, index: usize) -> NodeDescription {
+        let node = &topology.nodes[index];
+        let NodeKind::Machine(machine) = &node.kind else {
+            panic!("{} is no machine", node.name);
+        };
+        match configure(topology, &node.name, machine).unwrap() {
+            ToAgent::Configure(description) => *description,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_node_learns_its_addresses_and_routes() {
+        let description = described(&topology(), 0);
+        assert_eq!(description.hostname, "a");
+        let eth0 = &description.interfaces[0];
+        assert_eq!((eth0.name.as_str(), eth0.mtu), ("eth0", 9000));
+        assert_eq!(eth0.addresses, ["10.0.0.1/24", "2001:db8::1/64"]);
+        assert_eq!(eth0.mac.len(), "02:00:00:00:00:00".len());
+        let route = &description.routes[0];
+        assert_eq!(
+            (route.to.as_str(), route.via.as_deref()),
+            ("0.0.0.0/0", Some("10.0.0.2"))
+        );
+    }
+
+    #[test]
+    fn a_router_is_told_to_forward() {
+        let sysctls = described(&topology(), 1).sysctls;
+        assert!(
+            sysctls.contains(&("net.ipv4.ip_forward".into(), "1".into())),
+            "{sysctls:?}"
+        );
+    }
+
+    #[test]
+    fn every_node_knows_every_other_by_its_first_address_of_each_family() {
+        let hosts = described(&topology(), 0).hosts;
+        let addresses = |name: &str| -> Vec<_> {
+            hosts
+                .iter()
+                .filter(|(_, n)| n == name)
+                .map(|(address, _)| address.as_str())
+                .collect()
+        };
+        assert_eq!(addresses("r"), ["10.0.0.2", "2001:db8:1::2"]);
+        assert_eq!(addresses("a"), ["127.0.1.1"]);
+        assert_eq!(addresses("localhost"), ["127.0.0.1"]);
+        assert!(addresses("s").is_empty());
+    }
+
+    #[test]
+    fn a_description_that_no_agent_takes_is_refused() {
+        let mut topology = topology();
+        if let NodeKind::Machine(machine) = &mut topology.nodes[0].kind {
+            machine.commands = vec!["x".repeat(MAX_CONTROL)];
+        }
+        let NodeKind::Machine(machine) = &topology.nodes[0].kind else {
+            panic!("not a machine");
+        };
+        let failure = configure(&topology, "a", machine).unwrap_err();
+        assert!(failure.message.contains("node a"), "{failure}");
+    }
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -101,18 +101,13 @@ impl Switch {
 
     /// Ends the switch.
     pub async fn stop(mut self) {
-        if let Some(pid) = self
-            .child
-            .id()
-            .and_then(|pid| Pid::from_raw(pid.cast_signed()))
-        {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        children::signal_group(&self.child, Signal::TERM);
         if tokio::time::timeout(END_PATIENCE, self.child.wait())
             .await
             .is_err()
         {
-            let _ = self.child.kill().await;
+            children::signal_group(&self.child, Signal::KILL);
+            let _ = self.child.wait().await;
         }
     }
 }

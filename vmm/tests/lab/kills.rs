@@ -77,6 +77,17 @@ fn of_the_switch() {
 }
 
 #[test]
+fn of_the_switch_of_a_lab_in_the_foreground() {
+    let place = Place::new();
+    let lab = place.stay(&[]);
+    kill(place.process("sleep"), Signal::KILL);
+    let (status, said) = lab.end();
+    assert_eq!(status, Some(6), "{said}");
+    assert!(said.contains("error: the switch was killed"), "{said}");
+    place.assert_clean();
+}
+
+#[test]
 fn of_a_node() {
     let place = Place::new();
     let lab = place.stay(&[]);

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
-use crate::environment;
+use crate::{environment, signals};
 
 /// Bytes read from a command at once.
 const CHUNK: usize = 16 * 1024;
@@ -110,9 +110,10 @@ impl Exec {
                 .stderr(Stdio::piped());
         }
         let controlling = terminal.is_some();
-        // SAFETY: the closure only makes two system calls, both async-signal-safe, and allocates nothing.
+        // SAFETY: the closure only makes system calls that are async-signal-safe, and allocates nothing.
         unsafe {
             command.pre_exec(move || {
+                signals::unblock_all()?;
                 rustix::process::setsid()?;
                 if controlling {
                     rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use agent_protocol::{ExitStatus, NodeDescription, ReadyDescription, ToHost};
 use rustix::process::{Pid, Signal};
 
-use crate::environment;
 use crate::frr::{Frr, FrrEvent};
+use crate::{environment, signals};
 
 /// Between two runs of the readiness check.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -234,9 +234,10 @@ pub(crate) fn spawn_logged(mut command: Command, log: &str) -> io::Result<Pid> {
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
         .stderr(output);
-    // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
+    // SAFETY: the closure only makes system calls that are async-signal-safe, and allocates nothing.
     unsafe {
         command.pre_exec(|| {
+            signals::unblock_all()?;
             rustix::process::setsid()?;
             Ok(())
         });

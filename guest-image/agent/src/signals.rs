@@ -24,9 +24,21 @@ pub const REBOOT: i32 = libc::SIGUSR2;
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
+/// Blocks no signal any more; for a child between fork and exec, as it is one async-signal-safe system call.
+pub fn unblock_all() -> io::Result<()> {
+    // SAFETY: an all-zero sigset_t is the empty set on Linux.
+    let none: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `none` is a live, initialised sigset_t; no old mask is asked for.
+    if unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 impl Signals {
-    /// Blocks the signals that the agent knows and opens a descriptor for them. Children made by
-    /// `std::process::Command` start with no signal blocked.
+    /// Blocks the signals that the agent knows and opens a descriptor for them. Children inherit that: they have to
+    /// call [`unblock_all`].
     pub fn new() -> io::Result<Self> {
         // SAFETY: an all-zero sigset_t is a valid value, and `sigemptyset` sets it anyway.
         let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };

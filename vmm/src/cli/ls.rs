@@ -84,12 +84,15 @@ pub fn node_table(lab: &Lab) -> String {
     let rows: Vec<_> = lab
         .nodes
         .iter()
-        .map(|node| node_row(node, lab.engine))
+        .flat_map(|node| node_rows(node, lab.engine))
         .collect();
     table(&["NODE", "KIND", "STATE", "ENGINE", "ADDRESSES"], &rows)
 }
 
-fn node_row(node: &Node, lab_engine: EngineName) -> Vec<String> {
+/// Interfaces in one row of a table.
+const INTERFACES: usize = 2;
+
+fn node_rows(node: &Node, lab_engine: EngineName) -> Vec<Vec<String>> {
     let machine = matches!(node.kind, Kind::Host | Kind::Router);
     let addresses: Vec<_> = node
         .interfaces
@@ -97,13 +100,21 @@ fn node_row(node: &Node, lab_engine: EngineName) -> Vec<String> {
         .filter(|interface| !interface.addresses.is_empty())
         .map(|interface| format!("{} {}", interface.name, interface.addresses.join(" ")))
         .collect();
-    vec![
+    let mut lines = addresses.chunks(INTERFACES).map(|some| some.join(", "));
+    let first = vec![
         node.name.clone(),
         kind(node.kind).to_owned(),
         state_of(node),
         if machine { engine(lab_engine) } else { "-" }.to_owned(),
-        addresses.join(", "),
-    ]
+        lines.next().unwrap_or_default(),
+    ];
+    let rest = lines.map(|line| {
+        let mut row = vec![String::new(); first.len() - 1];
+        row.push(line);
+        row
+    });
+    let rest: Vec<_> = rest.collect();
+    [vec![first], rest].concat()
 }
 
 /// A node's state with what there is to say about it.

@@ -87,6 +87,9 @@ fn a_configured_node() {
     );
     assert_eq!(client.control(), ToHost::Ready);
 
+    // What blocks the agent's signals must not block those of commands: Ctrl-C has to work.
+    let blocked = client.run(&["grep", "SigBlk", "/proc/self/status"]);
+    assert_eq!(blocked.text(), "SigBlk:\t0000000000000000\n");
     let addresses: serde_json::Value =
         serde_json::from_slice(&client.run(&["ip", "-j", "addr"]).stdout).unwrap();
     let find = |name: &str| {

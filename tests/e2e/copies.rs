@@ -41,10 +41,7 @@ pub fn one_per_frame(world: &World) -> Result<()> {
         )?;
     }
     let stats = switch_stats(world, &lab)?;
-    let (copied, delivered) = (
-        total(&stats, "bytes_copied")?,
-        total(&stats, "bytes_delivered")?,
-    );
+    let (copied, delivered) = (total(&stats, "bytes_copied")?, total(&stats, "out_bytes")?);
     ensure!(delivered > 40_000_000, "the transfers are counted: {stats}");
     ensure!(
         copied == delivered,

@@ -1,5 +1,6 @@
 //! Processes killed and labs interrupted at any moment: the message tells, nothing is left, others go on.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -7,7 +8,7 @@ use rustix::process::Signal;
 use tests::lab::kill;
 use tests::process::eventually;
 use tests::world::config;
-use tests::{Lab, World};
+use tests::{Lab, Output, World};
 
 const EXIT_HOST: i32 = 5;
 const EXIT_LAB: i32 = 6;
@@ -153,18 +154,33 @@ pub fn at_any_moment(world: &World) -> Result<()> {
     world.expect_nothing_left()
 }
 
-/// A node whose condition never holds: the launch fails, names node and time-out, and ends the lab.
+/// A node whose condition never holds: the launch fails and names node and time-out.
 pub fn never_ready(world: &World) -> Result<()> {
     let file = world.file(
         "never.json",
         r#"{"nodes": {"slow": {"kind": "host", "ready": {"exec": "false", "timeout": "2s"}}}}"#,
     )?;
-    let path = file.to_str().context("a path is text")?;
-    world
-        .vmm(&["launch", "-d", "--engine", world.engine().name(), path])?
-        .expect_code(EXIT_LAB)?
-        .expect_words(&["slow", "2"])?;
+    let output = launch_detached(world, &file, &[])?.expect_code(EXIT_LAB)?;
+    output.expect_words(&["slow", "2 s", "false"])?;
+    world.vmm(&["stop", "--all"])?.success()?;
     world.expect_nothing_left()
+}
+
+/// A node whose agent does not answer in time.
+pub fn never_answers(world: &World) -> Result<()> {
+    let file = world.file("mute.json", r#"{"nodes": {"mute": {"kind": "host"}}}"#)?;
+    let output = launch_detached(world, &file, &["--boot-timeout", "20ms"])?;
+    output
+        .expect_code(EXIT_LAB)?
+        .expect_words(&["mute", "--boot-timeout"])?;
+    world.vmm(&["stop", "--all"])?.success()?;
+    world.expect_nothing_left()
+}
+
+fn launch_detached(world: &World, file: &Path, options: &[&str]) -> Result<Output> {
+    let path = file.to_str().context("a path is text")?;
+    let engine = world.engine().name();
+    world.vmm(&[&["launch", "-d", "--engine", engine, path], options].concat())
 }
 
 /// More memory than there is.
@@ -173,8 +189,7 @@ pub fn too_much_memory(world: &World) -> Result<()> {
         "huge.json",
         r#"{"nodes": {"glutton": {"kind": "host", "memory": "1024GiB"}}}"#,
     )?;
-    let path = file.to_str().context("a path is text")?;
-    let output = world.vmm(&["launch", "-d", "--engine", world.engine().name(), path])?;
+    let output = launch_detached(world, &file, &[])?;
     ensure!(
         [EXIT_HOST, EXIT_LAB].contains(&output.code()),
         "the launch fails\n{output}"

@@ -40,6 +40,7 @@ const LABS: &[(&str, Run)] = &[
     ("faults::launcher_killed", faults::launcher_killed),
     ("faults::at_any_moment", faults::at_any_moment),
     ("faults::never_ready", faults::never_ready),
+    ("faults::never_answers", faults::never_answers),
     ("faults::too_much_memory", faults::too_much_memory),
     ("copies::one_per_frame", copies::one_per_frame),
 ];

@@ -46,25 +46,15 @@ impl<'w> Lab<'w> {
         Ok(self.exec(node, &["sh", "-c", command])?.success()?.stdout)
     }
 
-    /// `vmm ls LAB --json`, read.
+    /// What `vmm ls --json` says about it.
     pub fn state(&self) -> Result<Value> {
-        Ok(serde_json::from_str(
-            &self
-                .world
-                .vmm(&["ls", &self.name, "--json"])?
-                .success()?
-                .stdout,
-        )?)
+        find(&self.world.ls()?, &self.name)
     }
 
     /// What `vmm ls LAB --json` says about one node.
     pub fn node(&self, name: &str) -> Result<Value> {
-        let state = self.state()?;
-        let nodes = state["nodes"].as_array().context("a lab has nodes")?;
-        let node = nodes.iter().find(|node| node["name"] == name);
-        Ok(node
-            .with_context(|| format!("no node {name} in {state}"))?
-            .clone())
+        let nodes = self.world.vmm(&["ls", &self.name, "--json"])?;
+        find(&serde_json::from_str(&nodes.success()?.stdout)?, name)
     }
 
     /// Waits until `holds` is true of a node.
@@ -185,8 +175,14 @@ impl<'w> Lab<'w> {
 
 /// The entry of that name in a list.
 fn find(list: &Value, name: &str) -> Result<Value> {
-    let entry = list.as_array().into_iter().flatten().find(|entry| entry["name"] == name);
-    Ok(entry.with_context(|| format!("no {name} in {list}"))?.clone())
+    let entry = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|entry| entry["name"] == name);
+    Ok(entry
+        .with_context(|| format!("no {name} in {list}"))?
+        .clone())
 }
 
 /// A lab whose `vmm launch` stays in the foreground.

@@ -9,13 +9,14 @@ use std::path::Path;
 pub struct Traces(BTreeSet<String>);
 
 impl Traces {
-    /// As things stand. Of processes only the descendants of this one count (it adopts orphans, see
+    /// As things stand, the process `except` left out. Of processes only the descendants of this one count (it adopts orphans, see
     /// [`crate::World`]), of files and sockets those in the folder `own`, and those elsewhere whose name tells.
-    pub fn now(own: &Path) -> Self {
+    pub fn now(own: &Path, except: u32) -> Self {
         let mut found = BTreeSet::new();
         found.extend(
             descendants(std::process::id())
                 .into_iter()
+                .filter(|p| p.pid != except)
                 .map(|p| format!("process {} ({})", p.pid, p.command)),
         );
         walk(own, 6, &mut |path| {

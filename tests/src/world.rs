@@ -1,7 +1,7 @@
 //! A private place to run labs in.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct World {
     engine: Option<Engine>,
     folder: TempDir,
+    /// See [`guard`].
+    guard: Child,
     before: Traces,
 }
 
@@ -35,10 +37,12 @@ impl World {
         for name in ["run", "tmp", "files"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
-        let before = Traces::now(&folder.path().join("tmp"));
+        let guard = guard(folder.path())?;
+        let before = Traces::now(&folder.path().join("tmp"), guard.id());
         Ok(Self {
             engine,
             folder,
+            guard,
             before,
         })
     }
@@ -127,8 +131,10 @@ impl World {
     }
 
     /// Fails if anything is left of the labs that ran here, once they had time to go; then removes it.
-    pub fn nothing_left(self) -> Result<()> {
+    pub fn nothing_left(mut self) -> Result<()> {
         let result = self.expect_nothing_left();
+        self.guard.kill()?;
+        self.guard.wait()?;
         for process in descendants(std::process::id()) {
             if let Some(pid) = Pid::from_raw(process.pid.cast_signed()) {
                 // It may have ended by itself meanwhile.
@@ -141,7 +147,7 @@ impl World {
     /// Fails if anything is left of the labs that ran here, once they had time to go.
     pub fn expect_nothing_left(&self) -> Result<()> {
         eventually(PATIENCE, || {
-            let now = Traces::now(&self.folder.path().join("tmp"));
+            let now = Traces::now(&self.folder.path().join("tmp"), self.guard.id());
             let mut left: Vec<_> = now.since(&self.before).cloned().collect();
             for entry in std::fs::read_dir(self.run_folder())? {
                 left.push(format!("file {}", entry?.path().display()));
@@ -190,6 +196,24 @@ fn find_logs(folder: &Path, found: &mut Vec<PathBuf>) {
             found.push(path);
         }
     }
+}
+
+/// A process that outlives this one if the runner kills it, to end its labs. It waits for the end of its standard
+/// input, in a session of its own, out of reach of the runner.
+fn guard(folder: &Path) -> Result<Child> {
+    let mut command = Command::new("setsid");
+    command
+        .args([
+            "sh",
+            "-c",
+            "read -r _ || { \"$0\" stop --all; rm -rf \"$1\"; }",
+        ])
+        .arg(bin_dir()?.join("vmm"))
+        .arg(folder)
+        .env("HOPYARD_RUN", folder.join("run"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null());
+    command.spawn().context("setsid cannot be started")
 }
 
 /// The workspace's folder.

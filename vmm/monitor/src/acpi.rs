@@ -18,8 +18,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use crate::error::Error;
 use crate::layout::{
-    ACPI, ECAM, IOAPIC, LAPIC, PCI_BARS, PVPANIC_PORT, RESET_PORT, RESET_VALUE, SERIAL_GSI,
-    SERIAL_PORT, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
+    BIOS, ECAM, IOAPIC, LAPIC, PCI_BARS, PVPANIC_PORT, RESET_PORT, RESET_VALUE, RESET_VECTOR,
+    SERIAL_GSI, SERIAL_PORT, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT,
 };
 use crate::memory::GuestMemory;
 
@@ -32,13 +32,13 @@ pub const SLEEP_TYPE_S5: u8 = 5;
 /// Writes the tables for `vcpus` processors; returns the address of the RSDP.
 pub fn write(memory: &GuestMemory, vcpus: u8) -> Result<u64, Error> {
     // The RSDP comes first, where a kernel entered without its address would look for it.
-    let mut next = ACPI.start + Rsdp::len() as u64;
+    let mut next = BIOS.start + Rsdp::len() as u64;
     let mut place = |table: &dyn Aml| -> Result<u64, Error> {
         let mut bytes = Vec::new();
         table.to_aml_bytes(&mut bytes);
         let address = next.next_multiple_of(16);
         next = address + bytes.len() as u64;
-        if next > ACPI.end {
+        if next > RESET_VECTOR {
             return Err(Error::Config("the ACPI tables do not fit".into()));
         }
         memory
@@ -62,9 +62,9 @@ pub fn write(memory: &GuestMemory, vcpus: u8) -> Result<u64, Error> {
     let mut rsdp = Vec::new();
     Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
     memory
-        .write_slice(&rsdp, GuestAddress(ACPI.start))
+        .write_slice(&rsdp, GuestAddress(BIOS.start))
         .map_err(|e| Error::Config(format!("the ACPI tables do not fit: {e}")))?;
-    Ok(ACPI.start)
+    Ok(BIOS.start)
 }
 
 fn port(address: u16) -> GAS {

@@ -16,11 +16,12 @@ use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_start_info};
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{KernelLoader, load_cmdline};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::error::Error;
 use crate::layout::{
-    ACPI, CMDLINE, CMDLINE_MAX, ECAM, KERNEL, LOW_RAM_END, PVH_MEMMAP, PVH_START_INFO, ZERO_PAGE,
+    BIOS, CMDLINE, CMDLINE_MAX, ECAM, KERNEL, LOW_RAM_END, PVH_MEMMAP, PVH_START_INFO, RESET_PORT,
+    RESET_VALUE, RESET_VECTOR, ZERO_PAGE,
 };
 use crate::memory::GuestMemory;
 
@@ -57,6 +58,7 @@ pub fn load(memory: &GuestMemory, path: &Path, cmdline: &str, rsdp: u64) -> Resu
         source,
     })?;
 
+    write_reset_vector(memory).map_err(fail)?;
     let mut line = Cmdline::new(CMDLINE_MAX).map_err(|e| fail(e.to_string()))?;
     line.insert_str(cmdline)
         .map_err(|e| fail(format!("its command line: {e} (limit {CMDLINE_MAX} bytes)")))?;
@@ -92,13 +94,24 @@ pub fn load(memory: &GuestMemory, path: &Path, cmdline: &str, rsdp: u64) -> Resu
     }
 }
 
+/// Real-mode code at the reset vector that writes the ACPI reset register. Kernels of distributions jump there when
+/// they restart "by the BIOS"; without it they would run through zeros for ever.
+fn write_reset_vector(memory: &GuestMemory) -> Result<(), String> {
+    let [low, high] = RESET_PORT.to_le_bytes();
+    // mov al, RESET_VALUE; mov dx, RESET_PORT; out dx, al; hlt
+    let code = [0xb0, RESET_VALUE, 0xba, low, high, 0xee, 0xf4];
+    memory
+        .write_slice(&code, GuestAddress(RESET_VECTOR))
+        .map_err(|e| e.to_string())
+}
+
 /// `(start, length, e820 type)` of everything the kernel has to know about its physical memory.
 ///
 /// ECAM has to be listed as reserved, or Linux does not believe the MCFG table.
 fn memory_map(memory: &GuestMemory) -> Vec<(u64, u64, u32)> {
     let mut map = vec![
         (0, LOW_RAM_END, E820_RAM),
-        (ACPI.start, ACPI.end - ACPI.start, E820_RESERVED),
+        (BIOS.start, BIOS.end - BIOS.start, E820_RESERVED),
         (ECAM.start, ECAM.end - ECAM.start, E820_RESERVED),
     ];
     for region in memory.iter() {

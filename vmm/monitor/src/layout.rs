@@ -29,8 +29,10 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CMDLINE_MAX: usize = 2048;
 /// Usable low memory ends here, as on a PC with an extended BIOS data area.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
-/// ACPI tables, in the BIOS area where a guest also scans for the RSDP.
-pub const ACPI: Range<u64> = 0xe_0000..0x10_0000;
+/// What firmware leaves behind; reserved. ACPI tables fill it from below, where a guest also scans for the RSDP.
+pub const BIOS: Range<u64> = 0xe_0000..0x10_0000;
+/// Where a processor in real mode begins, and where a guest jumps whose last way to restart is the BIOS.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// The kernel.
 pub const KERNEL: u64 = 0x10_0000;
 

@@ -75,6 +75,25 @@ impl Ports {
         let _ = log.write_out();
     }
 
+    /// A reset. A kernel without a pvpanic driver resets when it panics, and has said why on the serial port.
+    fn reset(&self) -> End {
+        match self.panic_message() {
+            Some(detail) => End {
+                reason: EndReason::Panic,
+                detail,
+            },
+            None => End {
+                reason: EndReason::Reboot,
+                detail: String::new(),
+            },
+        }
+    }
+
+    fn panic_message(&self) -> Option<String> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.last_line_with(KERNEL_PANIC)
+    }
+
     /// An `in` instruction.
     pub fn read(&self, port: u16, data: &mut [u8]) {
         data.fill(match port {
@@ -103,11 +122,7 @@ impl Ports {
                 None
             }
             PVPANIC_PORT if value & PANICKED != 0 => {
-                let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-                end(
-                    EndReason::Panic,
-                    log.last_line_with(KERNEL_PANIC).unwrap_or_default(),
-                )
+                end(EndReason::Panic, self.panic_message().unwrap_or_default())
             }
             SLEEP_CONTROL_PORT
                 if value & SLEEP_ENABLE != 0
@@ -115,8 +130,8 @@ impl Ports {
             {
                 end(EndReason::PowerOff, String::new())
             }
-            RESET_PORT if value == RESET_VALUE => end(EndReason::Reboot, String::new()),
-            KEYBOARD_PORT if value == KEYBOARD_RESET => end(EndReason::Reboot, String::new()),
+            RESET_PORT if value == RESET_VALUE => Some(self.reset()),
+            KEYBOARD_PORT if value == KEYBOARD_RESET => Some(self.reset()),
             _ => None,
         }
     }

@@ -15,6 +15,8 @@ const LINE: usize = 1024;
 pub struct SerialLog {
     file: File,
     size: u64,
+    /// Where this boot's lines begin.
+    begin: u64,
     line: Vec<u8>,
 }
 
@@ -32,6 +34,7 @@ impl SerialLog {
         Ok(Self {
             file,
             size,
+            begin: size,
             line: Vec::with_capacity(LINE),
         })
     }
@@ -43,6 +46,7 @@ impl SerialLog {
             self.file.read_exact_at(&mut rest, self.size - LIMIT / 2)?;
             self.file.set_len(0)?;
             self.file.write_all_at(&rest, 0)?;
+            self.begin = self.begin.saturating_sub(self.size - LIMIT / 2);
             self.size = LIMIT / 2;
         }
         self.file.write_all_at(&self.line, self.size)?;
@@ -51,10 +55,10 @@ impl SerialLog {
         Ok(())
     }
 
-    /// The last line that contains `pattern` among the last few kilobytes, without what stands before it.
+    /// The last line of this boot that contains `pattern`, among the last few kilobytes, without what stands before it.
     pub fn last_line_with(&mut self, pattern: &str) -> Option<String> {
         let _ = self.write_out();
-        let tail = self.size.min(16 << 10);
+        let tail = (self.size - self.begin).min(16 << 10);
         let mut bytes = vec![0; tail as usize];
         self.file.read_exact_at(&mut bytes, self.size - tail).ok()?;
         let text = String::from_utf8_lossy(&bytes);
@@ -117,5 +121,8 @@ mod tests {
             "sysrq triggered crash"
         );
         assert_eq!(log.last_line_with("no such thing"), None);
+        drop(log);
+        let mut next_boot = SerialLog::open(&folder.path().join("serial.log")).unwrap();
+        assert_eq!(next_boot.last_line_with("Kernel panic"), None);
     }
 }

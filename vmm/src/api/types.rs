@@ -176,19 +176,24 @@ pub enum EndReason {
     Crash,
 }
 
+impl std::fmt::Display for EndReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "power-off",
+            Self::Reboot => "reboot",
+            Self::Panic => "kernel panic",
+            Self::TripleFault => "triple fault",
+            Self::Crash => "its monitor ended",
+        })
+    }
+}
+
 impl std::fmt::Display for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let reason = match self.reason {
-            EndReason::PowerOff => "power-off",
-            EndReason::Reboot => "reboot",
-            EndReason::Panic => "kernel panic",
-            EndReason::TripleFault => "triple fault",
-            EndReason::Crash => "its monitor ended",
-        };
         if self.detail.is_empty() {
-            f.write_str(reason)
+            write!(f, "{}", self.reason)
         } else {
-            write!(f, "{reason}: {}", self.detail)
+            write!(f, "{}: {}", self.reason, self.detail)
         }
     }
 }

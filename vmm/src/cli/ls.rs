@@ -86,7 +86,15 @@ pub fn node_table(lab: &Lab) -> String {
         .iter()
         .flat_map(|node| node_rows(node, lab.engine))
         .collect();
-    table(&["NODE", "KIND", "STATE", "ENGINE", "ADDRESSES"], &rows)
+    let mut text = table(&["NODE", "KIND", "STATE", "ENGINE", "ADDRESSES"], &rows);
+    let remarks = lab
+        .nodes
+        .iter()
+        .filter_map(|node| Some((&node.name, remark(node)?)));
+    for (name, remark) in remarks {
+        text.extend([name, ": ", &remark, "\n"]);
+    }
+    text
 }
 
 /// Interfaces in one row of a table.
@@ -117,24 +125,22 @@ fn node_rows(node: &Node, lab_engine: EngineName) -> Vec<Vec<String>> {
     [vec![first], rest].concat()
 }
 
-/// A node's state with what there is to say about it.
-pub fn state_of(node: &Node) -> String {
+/// A node's state in a few words.
+fn state_of(node: &Node) -> String {
     let word = state(node.state);
-    let end = node.last_end.as_ref();
-    match node.state {
-        NodeState::Ended => end.map_or(word.to_owned(), |end| format!("{word} ({end})")),
-        NodeState::Failed => {
-            let first = node
-                .message
-                .as_deref()
-                .and_then(|message| message.lines().next());
-            first.map_or(word.to_owned(), |message| format!("{word} ({message})"))
-        }
-        _ if node.restarts > 0 => {
-            let why = end.map_or(String::new(), |end| format!(", last: {end}"));
-            format!("{word} (restarts: {}{why})", node.restarts)
-        }
+    match (&node.last_end, node.state) {
+        (Some(end), NodeState::Ended) => format!("{word} ({})", end.reason),
+        _ if node.restarts > 0 => format!("{word} (restarts: {})", node.restarts),
         _ => word.to_owned(),
+    }
+}
+
+/// What a person should know about a node beyond its state.
+pub fn remark(node: &Node) -> Option<String> {
+    match (&node.message, &node.last_end) {
+        (Some(message), _) if node.state == NodeState::Failed => Some(message.clone()),
+        (_, Some(end)) => Some(format!("last ended by {end}")),
+        _ => None,
     }
 }
 

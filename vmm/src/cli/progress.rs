@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::ls::{node_table, state, state_of};
+use super::ls::{node_table, remark, state};
 use super::{print, print_json};
 use crate::api::types::{BootTimes, Change, Event, Lab, Node, NodeState, Phase};
 use crate::failure::Failure;
@@ -241,7 +241,7 @@ fn show(bar: &ProgressBar, node: &Node) {
     bar.set_prefix(node.name.clone());
     let times = times(&node.boot);
     let message = match node.state {
-        NodeState::Failed | NodeState::Ended => state_of(node),
+        NodeState::Failed | NodeState::Ended => with_remark(node),
         NodeState::Ready if times.is_empty() => state(node.state).to_owned(),
         NodeState::Ready => times,
         other if times.is_empty() => state(other).to_owned(),
@@ -256,6 +256,11 @@ fn show(bar: &ProgressBar, node: &Node) {
     }
 }
 
+fn with_remark(node: &Node) -> String {
+    let word = state(node.state);
+    remark(node).map_or(word.to_owned(), |remark| format!("{word}: {remark}"))
+}
+
 fn line(node: &Node) -> String {
     let boot = &node.boot;
     let after = match node.state {
@@ -267,11 +272,8 @@ fn line(node: &Node) -> String {
     let after = after.map_or(String::new(), |ms| format!(" after {}", seconds(ms)));
     let what = match node.state {
         NodeState::Configuring => "booted".to_owned(),
-        NodeState::Failed => match &node.message {
-            Some(message) => format!("failed: {message}"),
-            None => "failed".to_owned(),
-        },
-        _ => state_of(node),
+        NodeState::Failed | NodeState::Ended => with_remark(node),
+        other => state(other).to_owned(),
     };
     format!("{}: {what}{after}", node.name)
 }

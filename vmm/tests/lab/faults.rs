@@ -147,7 +147,12 @@ fn ends_of_guests_are_reported_and_the_lab_goes_on() {
     place.run(&["exec", "a", "--", "poweroff"]);
     place.wait_until("a has ended", || place.nodes()[0]["state"] == "ended");
     assert_eq!(place.nodes()[0]["last_end"]["reason"], "power-off");
-    assert!(place.ok(&["ls", "two"]).contains("ended (power-off)"));
+    let table = place.ok(&["ls", "two"]);
+    assert!(table.contains("ended (power-off)"), "{table}");
+    assert!(
+        table.contains("b: last ended by kernel panic: VFS: unable"),
+        "{table}"
+    );
 }
 
 #[test]

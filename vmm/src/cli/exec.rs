@@ -101,10 +101,8 @@ struct Start {
 
 impl Start {
     fn run(mut self, lab: Option<&str>, node: &str) -> Result<ExitCode, Failure> {
-        let ours = |failure: Failure| match failure.code {
-            Code::NotFound => failure,
-            _ => failure.with_code(Code::Exec),
-        };
+        // Every lower status may be the command's own.
+        let ours = |failure: Failure| failure.with_code(Code::Exec);
         let client = Client::choose(lab).map_err(ours)?;
         if self.tty {
             if !std::io::stdin().is_terminal() {

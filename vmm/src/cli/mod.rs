@@ -29,7 +29,7 @@ Exit status:
   4    no such lab or node, or several labs run and none was chosen
   5    this machine lacks something: image, engine, permission, memory
   6    a node or the switch of the lab failed
-  125  exec, shell: Hopyard itself failed, not the command
+  125  exec, shell: Hopyard itself failed (whatever the reason), not the command
   130  ended by Ctrl-C before the work was done
 exec and shell otherwise pass on the status of the command; 128+N if signal N ended it.
 

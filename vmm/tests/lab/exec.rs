@@ -172,9 +172,9 @@ fn a_node_that_ends_ends_its_commands() {
 #[test]
 fn names_that_do_not_exist_are_answered_with_the_nearest() {
     let place = launched();
-    let said = place.fails(&["exec", "aa", "--", "true"], 4);
+    let said = place.fails(&["exec", "aa", "--", "true"], 125);
     assert!(said.contains("did you mean a?"), "{said}");
-    let said = place.fails(&["exec", "--lab", "tow", "a", "--", "true"], 4);
+    let said = place.fails(&["exec", "--lab", "tow", "a", "--", "true"], 125);
     assert!(said.contains("did you mean two?"), "{said}");
     let said = place.fails(&["shell", "a"], 125);
     assert!(said.contains("not a terminal"), "{said}");

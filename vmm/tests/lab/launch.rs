@@ -104,7 +104,7 @@ fn several_labs_run_at_once_but_not_two_of_one_name() {
     place.ok(&[
         "launch", "-d", "--engine", "qemu", "--name", "other", "lab.json",
     ]);
-    let said = place.fails(&["exec", "a", "--", "true"], 4);
+    let said = place.fails(&["exec", "a", "--", "true"], 125);
     assert!(said.contains("several labs run: other, two"), "{said}");
     place.ok(&["exec", "--lab", "other", "a", "--", "true"]);
     let status = place

@@ -33,4 +33,5 @@ mod warn;
 pub use config::{NicConfig, NodeConfig};
 pub use end::{End, EndReason};
 pub use error::Error;
+pub use serial::SerialLog;
 pub use vm::run;

@@ -21,7 +21,6 @@ const PANICKED: u8 = 1;
 const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 0b111;
-const KERNEL_PANIC: &str = "Kernel panic - not syncing: ";
 
 /// Raises the serial port's interrupt.
 #[derive(Debug)]
@@ -91,7 +90,7 @@ impl Ports {
 
     fn panic_message(&self) -> Option<String> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.last_line_with(KERNEL_PANIC)
+        log.panic_message()
     }
 
     /// An `in` instruction.

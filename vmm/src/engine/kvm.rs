@@ -10,6 +10,7 @@ use tokio::process::Command;
 use super::{Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::lab::children::LastWords;
+use crate::sanitize;
 
 /// The last line that `vmm node` prints.
 #[derive(Debug, Deserialize)]
@@ -59,6 +60,7 @@ async fn story(stdout: impl AsyncRead + Unpin) -> Option<End> {
     let mut end = None;
     while let Ok(Some(line)) = lines.next_line().await {
         if let Ok(Ended { reason, detail }) = serde_json::from_str(&line) {
+            let detail = sanitize::text(&detail);
             end = Some(End { reason, detail });
         }
     }

@@ -202,7 +202,13 @@ impl Plan {
                 let machine = matches!(vertices[from], Vertex::Interface(..));
                 let attributes = link.directions[way].clone();
                 shard.directions.push(DirectionPlan {
-                    loss: Loss::new(attributes.loss, streams.next_stream()),
+                    loss: Loss::new(
+                        match attributes.loss {
+                            topology::model::Loss::Random(p) => p,
+                            _ => 0.0,
+                        },
+                        streams.next_stream(),
+                    ),
                     attributes,
                     sink,
                     held_port: (machine && link.completion == Completion::Nic)

@@ -107,6 +107,51 @@ impl RxRing {
         }
     }
 
+    /// Changes one byte of a frame in its buffers by `change`; returns what it was, or `None` if the frame is not so long.
+    pub fn update(
+        &mut self,
+        reservation: Reservation,
+        offset: u32,
+        change: impl FnOnce(u8) -> u8,
+    ) -> Option<u8> {
+        let mut skip = self.header.bytes() as u32 + offset;
+        let mut head = reservation.first;
+        for _ in 0..reservation.count {
+            let chain = &self.ring.chains[usize::from(head)];
+            if skip >= chain.written {
+                skip -= chain.written;
+                head = chain.next;
+                continue;
+            }
+            for segment in &chain.segments {
+                if skip >= segment.len {
+                    skip -= segment.len;
+                    continue;
+                }
+                let at = advance_or_same(*segment, skip).ptr;
+                // SAFETY: `skip` is less than the length of the segment, so this is a byte of a live mapping that can be read and
+                // written (`Segment`'s contract). The guest may change it at the same time, which changes only what it
+                // itself sees.
+                let before = unsafe { at.read_volatile() };
+                // SAFETY: as above.
+                unsafe { at.write_volatile(change(before)) };
+                return Some(before);
+            }
+        }
+        None
+    }
+
+    /// Returns the buffers of a frame that is not to arrive. The guest takes them for a frame without bytes, which it drops.
+    pub fn discard(&mut self, reservation: Reservation) {
+        let mut head = reservation.first;
+        for _ in 0..reservation.count {
+            let chain = &mut self.ring.chains[usize::from(head)];
+            chain.written = 0;
+            head = chain.next;
+        }
+        self.deliver(reservation);
+    }
+
     /// Returns the buffers of a frame to the guest, all at once.
     #[inline]
     pub fn deliver(&mut self, reservation: Reservation) {

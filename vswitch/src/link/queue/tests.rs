@@ -1,0 +1,1 @@
+//! Each discipline against an obviously correct model.

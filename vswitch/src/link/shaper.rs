@@ -312,6 +312,14 @@ impl<T> Shaper<T> {
         }
     }
 
+    /// Shows every frame whose transmission has not ended to `visit`, in any order.
+    pub fn each_unsent(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.queue.each(visit);
+        if let Some(sending) = &mut self.sending {
+            visit(&mut sending.packet.item);
+        }
+    }
+
     /// Frames waiting for the transmitter.
     pub fn queued(&self) -> usize {
         self.queue.len()

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::chain::{Chain, advance};
+use super::chain::{Chain, advance, gather};
 use super::split::{Access, SplitRing, Violation};
 use crate::memory::Segment;
 use crate::net_header::Layout;
@@ -23,6 +23,13 @@ pub struct RxRing {
 pub struct Reservation {
     first: u16,
     count: u16,
+}
+
+impl Reservation {
+    /// How many buffers.
+    pub fn count(self) -> u16 {
+        self.count
+    }
 }
 
 /// Why there is no room for a frame.
@@ -141,15 +148,30 @@ impl RxRing {
         None
     }
 
-    /// Returns the buffers of a frame that is not to arrive. The guest takes them for a frame without bytes, which it drops.
-    pub fn discard(&mut self, reservation: Reservation) {
+    /// Reads a frame back from its buffers. What the guest has done to it in the meantime harms only itself.
+    pub fn read(&self, reservation: Reservation, out: &mut [u8]) {
+        let mut skip = self.header.bytes();
+        let mut done = 0;
         let mut head = reservation.first;
         for _ in 0..reservation.count {
-            let chain = &mut self.ring.chains[usize::from(head)];
-            chain.written = 0;
+            let chain = &self.ring.chains[usize::from(head)];
+            for segment in &chain.segments {
+                let len = segment.len as usize;
+                if skip >= len {
+                    skip -= len;
+                    continue;
+                }
+                let piece = advance_or_same(*segment, skip as u32);
+                done += gather(&[piece], &mut out[done..]);
+                skip = 0;
+            }
             head = chain.next;
         }
-        self.deliver(reservation);
+    }
+
+    /// Takes the last `count` buffers that were set aside back, as if that had not been done. None of them has been delivered.
+    pub fn unreserve(&mut self, count: u16) {
+        self.ring.unpop(count);
     }
 
     /// Returns the buffers of a frame to the guest, all at once.

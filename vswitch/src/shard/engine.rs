@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use topology::model::{Direction, Patch};
+use topology::model::Direction;
 
 use super::agenda::Agenda;
 use super::pool::Pool;
@@ -97,7 +97,7 @@ pub(super) struct Port {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) shaper: Shaper<Frame>,
-    attributes: Direction,
+    pub(super) attributes: Direction,
     pub(super) sink: Sink,
     /// The port whose ring feeds it, with `completion: nic`.
     held_port: Option<usize>,
@@ -170,7 +170,7 @@ pub struct Engine {
     /// Changes of links, in the order of time.
     schedule: VecDeque<(Time, LinkChange)>,
     /// The discipline of a link looks at headers.
-    classifies: bool,
+    pub(super) classifies: bool,
     /// Directions frames have yet to enter in the present moment.
     pub(super) work: Vec<(usize, Info)>,
     /// Counts the times a frame was sent on its way through the directions it can pass in no time.
@@ -318,26 +318,6 @@ impl Engine {
         }
     }
 
-    /// Sets new attributes of a link, all from `now` on.
-    pub fn change(&mut self, change: &LinkChange, now: Time) {
-        for (lane, patch) in change.lanes.into_iter().zip(&change.set) {
-            self.change_lane(lane, patch, now);
-        }
-    }
-
-    fn change_lane(&mut self, lane: usize, patch: &Patch, now: Time) {
-        if patch.is_empty() {
-            return;
-        }
-        let l = &mut self.lanes[lane];
-        patch.apply(&mut l.attributes);
-        l.shaper.change(now, &l.attributes);
-        self.classifies |= l.shaper.looks_at_headers();
-        self.agenda.schedule(lane, self.lanes[lane].shaper.next());
-        self.release_dropped(lane);
-        self.unblock(lane, now);
-    }
-
     /// Whether no frame is inside a link.
     pub fn is_empty(&self) -> bool {
         self.pool.in_use() == 0 && self.lanes.iter().all(|l| l.shaper.is_empty())
@@ -383,7 +363,7 @@ impl Engine {
     }
 
     /// The transmitter of a lane has become free; the ring that feeds it may go on.
-    fn unblock(&mut self, lane: usize, now: Time) {
+    pub(super) fn unblock(&mut self, lane: usize, now: Time) {
         if let Some(port) = self.lanes[lane].held_port
             && let Some(side) = &mut self.tx[port]
             && side.state == Polling::Blocked
@@ -541,25 +521,9 @@ impl Engine {
     pub(super) fn discard(&mut self, lane: usize, frame: Frame, reason: Drop) {
         let l = &mut self.lanes[lane];
         l.counters.drops.count(reason);
-        match frame.place {
-            Place::Pool(_) => l.pooled -= 1,
-            // Only after the queue has been changed from one that drops nothing it has let in.
-            Place::Receiver {
-                generation,
-                reservation,
-            } => {
-                if let Sink::Port(port) = l.sink
-                    && self.ports[port].rx_generation == generation
-                    && let Some(side) = &mut self.rx[port]
-                {
-                    side.ring.discard(reservation);
-                    if !side.dirty {
-                        side.dirty = true;
-                        self.dirty_rx.push(port);
-                    }
-                }
-            }
-            Place::Sender(_) | Place::Nowhere => {}
+        // Frames in the receiver's buffers are not dropped: see `Engine::unbind`.
+        if matches!(frame.place, Place::Pool(_)) {
+            l.pooled -= 1;
         }
         self.release(frame.place);
     }

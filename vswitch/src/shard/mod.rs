@@ -1,6 +1,7 @@
 //! Shards: threads that own rings, links and layer-2 nodes outright.
 
 mod agenda;
+mod change;
 mod engine;
 mod forward;
 mod mailbox;

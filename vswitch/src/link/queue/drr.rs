@@ -115,6 +115,10 @@ impl<T> Discipline<T> for Drr<T> {
         self.flows.drain(out);
     }
 
+    fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.flows.each(visit);
+    }
+
     fn len(&self) -> usize {
         self.flows.len()
     }

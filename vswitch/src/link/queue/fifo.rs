@@ -77,6 +77,10 @@ impl<T> Discipline<T> for Fifo<T> {
         }
     }
 
+    fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.store.each(visit);
+    }
+
     fn len(&self) -> usize {
         self.store.len()
     }

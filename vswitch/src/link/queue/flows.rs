@@ -145,6 +145,10 @@ impl<T> Flows<T> {
         while self.longest.pop().is_some() {}
     }
 
+    pub(super) fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.store.each(visit);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.store.len()
     }

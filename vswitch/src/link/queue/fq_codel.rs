@@ -156,6 +156,10 @@ impl<T> Discipline<T> for FqCodel<T> {
         self.flows.drain(out);
     }
 
+    fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.flows.each(visit);
+    }
+
     fn len(&self) -> usize {
         self.flows.len()
     }

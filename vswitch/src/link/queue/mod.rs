@@ -77,6 +77,8 @@ pub(super) trait Discipline<T> {
     fn change(&mut self, attributes: &model::Queue) -> bool;
     /// Takes out everything, each flow in its order.
     fn drain(&mut self, out: &mut Vec<Packet<T>>);
+    /// Shows everything to `visit`, in any order.
+    fn each(&mut self, visit: &mut dyn FnMut(&mut T));
     /// Frames waiting.
     fn len(&self) -> usize;
     /// Their bytes.
@@ -112,6 +114,9 @@ macro_rules! disciplines {
             }
             fn drain(&mut self, out: &mut Vec<Packet<T>>) {
                 match self { $(Self::$name(q) => q.drain(out),)* }
+            }
+            fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+                match self { $(Self::$name(q) => q.each(visit),)* }
             }
             fn len(&self) -> usize {
                 match self { $(Self::$name(q) => q.len(),)* }
@@ -244,6 +249,11 @@ impl<T> Queue<T> {
         for packet in waiting {
             self.discipline.enqueue(packet);
         }
+    }
+
+    /// [`Discipline::each`].
+    pub(super) fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.discipline.each(visit);
     }
 
     /// Frames waiting.

@@ -185,6 +185,10 @@ impl<T> Discipline<T> for Pie<T> {
         self.queue.drain(out);
     }
 
+    fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.queue.each(visit);
+    }
+
     fn len(&self) -> usize {
         self.queue.len()
     }

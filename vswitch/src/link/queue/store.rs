@@ -70,6 +70,13 @@ impl<T> Store<T> {
         self.bytes
     }
 
+    /// Shows every packet's item, in any order.
+    pub(super) fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        for packet in self.cells.iter_mut().filter_map(|c| c.packet.as_mut()) {
+            visit(&mut packet.item);
+        }
+    }
+
     /// Appends a packet to `list`.
     pub(super) fn push(&mut self, list: &mut List, packet: Packet<T>) {
         let len = packet.header.len;

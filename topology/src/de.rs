@@ -17,6 +17,9 @@ use crate::report::{Diagnostic, Severity};
 /// The member that says which variant of an enum with fields an object is.
 const TAG: &str = "kind";
 
+/// The variant of an enum that is meant where none is named.
+const DEFAULTS: [(&str, &str); 1] = [("Queue", "fifo")];
+
 /// More are of no use to anyone.
 const MAX_ERRORS: usize = 200;
 
@@ -50,7 +53,13 @@ pub fn read<T: DeserializeOwned>(
             Target::Value => document.replace(&path, &meant),
         });
         if !mended {
-            document.remove(&path);
+            // Without its kind nothing is known of an object.
+            match path.0.split_last() {
+                Some((Step::Key(key), object)) if key == TAG && error.target == Target::Value => {
+                    document.remove(&Path(object.to_vec()));
+                }
+                _ => document.remove(&path),
+            }
         }
         if document.unusable {
             return None;
@@ -182,6 +191,7 @@ impl de::Error for ReadError {
             Some("sequence") => "an array",
             Some("boolean") => "true or false",
             Some("u64") => "a whole number, 0 or greater",
+            Some("f64") => "a number",
             _ => &expected,
         };
         Self::new(format!("found {found}, expected {expected}"), None)
@@ -282,24 +292,30 @@ impl<'de> Deserializer<'de> for &'de Node {
     /// Either a string that names the variant, or an object whose member `kind` does and whose others are its fields.
     fn deserialize_enum<V: Visitor<'de>>(
         self,
-        _name: &'static str,
+        name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
         match &self.value {
             Value::String(_) => visitor.visit_enum(Choice {
-                tag: self,
+                tag: Tag::Written(self),
                 members: None,
             }),
             Value::Object(members) => {
                 let tag = members.iter().find(|member| member.key == TAG);
+                let default = DEFAULTS.iter().find(|(of, _)| *of == name);
+                let tag = match (tag, default) {
+                    (Some(member), _) => Some(Tag::Written(&member.node)),
+                    (None, Some((_, kind))) => Some(Tag::Default(kind)),
+                    (None, None) => None,
+                };
                 let Some(tag) = tag else {
                     let mut error = <ReadError as de::Error>::missing_field(TAG);
                     error.0.help = Some(format!("one of: {}", variants.join(", ")));
                     return Err(error);
                 };
                 visitor.visit_enum(Choice {
-                    tag: &tag.node,
+                    tag,
                     members: Some(members),
                 })
             }
@@ -376,9 +392,16 @@ impl<'de> MapAccess<'de> for Members<'de> {
     }
 }
 
-/// An enum: the value that names its variant and, where it has fields, the object they are in.
+/// What names the variant of an enum.
+#[derive(Clone, Copy)]
+enum Tag<'de> {
+    Written(&'de Node),
+    Default(&'static str),
+}
+
+/// An enum: what names its variant and, where it has fields, the object they are in.
 struct Choice<'de> {
-    tag: &'de Node,
+    tag: Tag<'de>,
     members: Option<&'de [Member]>,
 }
 
@@ -390,16 +413,24 @@ impl<'de> EnumAccess<'de> for Choice<'de> {
         self,
         seed: V,
     ) -> Result<(V::Value, Fields<'de>), ReadError> {
-        let variant = seed.deserialize(self.tag).map_err(|error| {
+        let variant = match self.tag {
+            Tag::Written(node) => seed.deserialize(node),
+            Tag::Default(kind) => seed.deserialize(kind.into_deserializer()),
+        };
+        let variant = variant.map_err(|error: ReadError| {
             if self.members.is_some() {
                 error.within(Step::Key(TAG.to_owned()))
             } else {
                 error
             }
         })?;
-        let name = match &self.tag.value {
-            Value::String(name) => name.as_str(),
-            _ => "",
+        let name = match self.tag {
+            Tag::Default(kind) => kind,
+            Tag::Written(Node {
+                value: Value::String(name),
+                ..
+            }) => name.as_str(),
+            Tag::Written(_) => "",
         };
         Ok((
             variant,

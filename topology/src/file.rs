@@ -8,7 +8,11 @@ use schemars::JsonSchema;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
-use crate::quantity::{Probability, QueueLimit, Rate, Size, Time};
+use crate::quantity::{Size, Time};
+
+mod link;
+
+pub use link::*;
 
 /// A Hopyard lab.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
@@ -280,103 +284,6 @@ pub struct Isis {
     pub area: Option<String>,
     /// Time between hellos, 1s to 600s; default 1s.
     pub hello: Option<Time>,
-}
-
-/// The attributes of a link, once for each place that may set them.
-macro_rules! with_attributes {
-    ($(
-        $(#[$outer:meta])* pub struct $name:ident {
-            $($(#[$attribute:meta])* pub $field:ident: $type:ty,)*
-        }
-    )*) => {$(
-        $(#[$outer])*
-        #[derive(Debug, serde::Deserialize, JsonSchema)]
-        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
-        pub struct $name {
-            $($(#[$attribute])* pub $field: $type,)*
-            /// On the wire, `overhead` included, 100bit to 1Tbit; default: unlimited.
-            pub rate: Option<Rate>,
-            /// Added to every frame when its transmission time is reckoned, 0B to 1024B; default 24B
-            /// (Ethernet's preamble 8, FCS 4, gap 12).
-            pub overhead: Option<Size>,
-            /// One-way propagation delay, 0ns to 60min; default 0ns.
-            pub delay: Option<Time>,
-            /// Of a frame, after its transmission; default 0%.
-            pub loss: Option<Probability>,
-            /// What waits for the transmitter.
-            pub queue: Option<Queue>,
-            /// Carrier; default true.
-            pub up: Option<bool>,
-        }
-
-        impl $name {
-            pub fn attributes(&self) -> AttributesRef<'_> {
-                AttributesRef {
-                    rate: self.rate,
-                    overhead: self.overhead,
-                    delay: self.delay,
-                    loss: self.loss,
-                    queue: self.queue.as_ref(),
-                    up: self.up,
-                }
-            }
-        }
-    )*};
-}
-
-/// The attributes that one place sets.
-#[derive(Debug, Clone, Copy)]
-pub struct AttributesRef<'a> {
-    pub rate: Option<Rate>,
-    pub overhead: Option<Size>,
-    pub delay: Option<Time>,
-    pub loss: Option<Probability>,
-    pub queue: Option<&'a Queue>,
-    pub up: Option<bool>,
-}
-
-with_attributes! {
-    /// For links.
-    #[derive(Default)]
-    pub struct LinkDefaults {
-        /// As in a link.
-        pub completion: Option<Completion>,
-    }
-
-    /// A link. Attributes hold for both directions unless `forward` or `backward` has its own.
-    pub struct Link {
-        /// Unique; default made of its ends, as in `a:eth0--b:eth0`.
-        pub name: Option<String>,
-        /// `node:interface`, or just the name of a switch or hub.
-        pub endpoints: [String; 2],
-        /// When the sender's descriptor is completed; default `network`.
-        pub completion: Option<Completion>,
-        /// From the first end to the second.
-        pub forward: Option<Direction>,
-        /// From the second end to the first.
-        pub backward: Option<Direction>,
-    }
-
-    /// Attributes of one direction.
-    pub struct Direction {}
-}
-
-/// When the switch completes the descriptor of a frame it has taken.
-#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Completion {
-    /// At once: the queue of the link is the bottleneck queue.
-    Network,
-    /// At the end of its transmission, as a NIC of that rate: the queue forms in the guest.
-    Nic,
-}
-
-/// The queue of one direction.
-#[derive(Debug, serde::Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Queue {
-    /// 1packet to 1000000packets, or 64B to 1GiB; default 1000packets.
-    pub limit: Option<QueueLimit>,
 }
 
 /// The value of a kernel setting.

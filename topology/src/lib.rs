@@ -8,6 +8,7 @@ mod de;
 mod document;
 mod file;
 mod host;
+mod link;
 mod load;
 pub mod model;
 pub mod net;

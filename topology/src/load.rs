@@ -5,10 +5,11 @@ use std::path::Path;
 use crate::check;
 use crate::de;
 use crate::document::{self, Document};
-use crate::file::Lab;
-use crate::model::Topology;
+use crate::file::{Lab, Set};
+use crate::host::Folder;
+use crate::model::{Patch, Topology};
 use crate::report::{Diagnostic, Report, Severity};
-use crate::resolve::{Findings, resolve};
+use crate::resolve::{Findings, attributes, resolve};
 use crate::routing;
 
 /// Larger files are a mistake.
@@ -94,6 +95,32 @@ impl Topology {
                 diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
                 Err(Report::new(file, text, diagnostics))
             }
+        }
+    }
+}
+
+impl Patch {
+    /// Checks the text of a change of a link: attributes for both directions, `forward` and `backward` for one, as in the `set` of a
+    /// schedule. `file` names it in messages and is what relative paths in it are relative to. First the patch from the
+    /// link's first end to its second.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse(text: &str, file: &Path) -> Result<[Self; 2], Report> {
+        let mut diagnostics = Vec::new();
+        let set = Document::parse(text, &mut diagnostics).and_then(|mut document| {
+            let written: Set = de::read(&mut document, &mut diagnostics)?;
+            let mut findings = Findings {
+                document: &document,
+                diagnostics: &mut diagnostics,
+            };
+            let folder = Folder::of(file);
+            let path = document::Path::default();
+            Some(attributes::set(&written, &path, &folder, &mut findings))
+        });
+        match set {
+            Some(set) if diagnostics.is_empty() => Ok(set),
+            _ => Err(Report::new(file, text, diagnostics)),
         }
     }
 }

@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use crate::net::{Cidr, MacAddr};
 
+pub use crate::link::{
+    Change, Codel, Direction, Discipline, Distribution, DropFrom, FqCodel, GilbertElliott, Jitter,
+    Limit, Loss, Patch, Pie, Queue, Red, Reorder, Trace,
+};
+
 /// A whole lab, as one checked file describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Topology {
@@ -210,6 +215,8 @@ pub struct Link {
     pub directions: [Direction; 2],
     /// When the sender's descriptor is completed.
     pub completion: Completion,
+    /// What changes while the lab runs, in the order of time.
+    pub schedule: Vec<Change>,
 }
 
 /// One end of a link.
@@ -229,58 +236,4 @@ pub enum Completion {
     Network,
     /// At the end of its transmission, as a NIC of that rate does: the queue forms in the guest.
     Nic,
-}
-
-/// The attributes of one direction of a link.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Direction {
-    /// Bit/s on the wire, overhead included; `None` is unlimited.
-    pub rate: Option<u64>,
-    /// Bytes added to every frame when its transmission time is reckoned (default 24: preamble 8, FCS 4, gap 12).
-    pub overhead: u32,
-    /// One-way propagation delay.
-    pub delay: Duration,
-    /// Probability that a frame is lost after transmission, 0 to 1.
-    pub loss: f64,
-    /// The queue before the transmitter.
-    pub queue: Queue,
-    /// Carrier.
-    pub up: bool,
-}
-
-impl Default for Direction {
-    fn default() -> Self {
-        Self {
-            rate: None,
-            overhead: 24,
-            delay: Duration::ZERO,
-            loss: 0.0,
-            queue: Queue::default(),
-            up: true,
-        }
-    }
-}
-
-/// The queue of one direction of a link.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Queue {
-    /// How much may wait.
-    pub limit: Limit,
-}
-
-impl Default for Queue {
-    fn default() -> Self {
-        Self {
-            limit: Limit::Packets(1000),
-        }
-    }
-}
-
-/// A queue limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// Frames waiting, the one in transmission not counted.
-    Packets(u32),
-    /// Bytes of the frames waiting, without link overhead.
-    Bytes(u64),
 }

@@ -1,5 +1,6 @@
 //! From the file format to the model: names resolved, defaults filled in, ranges checked.
 
+pub mod attributes;
 mod link;
 mod machine;
 

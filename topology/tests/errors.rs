@@ -1579,7 +1579,7 @@ fn everything_at_once_and_nothing_twice() {
               |
               = help: units of rate: bit, kbit, Mbit, Gbit, Tbit
 
-            error: found `true`, expected a rate such as "10kbit"
+            error: found `true`, expected a rate such as "10Mbit"
              --> lab.json:9:50
               |
             9 |     { "endpoints": ["b:eth0", "c:eth0"], "rate": true },
@@ -1676,4 +1676,315 @@ fn control_characters_of_the_file_do_not_reach_the_terminal() {
     assert!(!said.contains('\u{1b}'), "{said:?}");
     let report = Topology::parse("{}", Path::new("lab.json")).unwrap_err();
     assert!(report.render(true).contains('\u{1b}'));
+}
+
+#[test]
+fn shaping() {
+    check_link(r#""queue": { "kind": "fiffo" }"#, expect![[r#"
+        error: unknown value `fiffo`
+         --> lab.json:6:20
+          |
+        6 | "queue": { "kind": "fiffo" } } ] }
+          |                    ^^^^^^^
+          |
+          = help: did you mean `fifo`?
+    "#]]);
+    check_link(r#""queue": { "kind": "sfq", "flows": 3 }"#, expect![[r#"
+        error: unknown value `sfq`
+         --> lab.json:6:20
+          |
+        6 | "queue": { "kind": "sfq", "flows": 3 } } ] }
+          |                    ^^^^^
+          |
+          = help: did you mean `wfq`?
+    "#]]);
+    check_link(r#""queue": { "target": "5ms" }"#, expect![[r#"
+        error: unknown field `target` of kind `fifo`
+         --> lab.json:6:12
+          |
+        6 | "queue": { "target": "5ms" } } ] }
+          |            ^^^^^^^^
+          |
+          = help: fields: limit, drop
+    "#]]);
+    check_link(
+        r#""queue": { "kind": "codel", "quantum": "1514B" }"#,
+        expect![[r#"
+            error: unknown field `quantum` of kind `codel`
+             --> lab.json:6:29
+              |
+            6 | "queue": { "kind": "codel", "quantum": "1514B" } } ] }
+              |                             ^^^^^^^^^
+              |
+              = help: fields: limit, target, interval, ecn
+        "#]],
+    );
+    check_link(r#""queue": "red""#, expect![[r#"
+        error: found a string, expected an object
+         --> lab.json:6:10
+          |
+        6 | "queue": "red" } ] }
+          |          ^^^^^
+          |
+          = help: write {"kind": "red"}
+    "#]]);
+    check_link(
+        r#""queue": { "kind": "red", "min-th": "10packets", "max-th": "20kB" }"#,
+        expect![[r#"
+            error: `max-th` is not greater than `min-th`
+             --> lab.json:6:60
+              |
+            6 | "queue": { "kind": "red", "min-th": "10packets", "max-th": "20kB" } } ] }
+              |                                                            ^^^^^^
+              |
+              = help: write both in packets or both as sizes, `max-th` about three times `min-th`
+        "#]],
+    );
+    check_link(
+        r#""queue": { "kind": "red", "min-th": "10packets", "max-th": "5packets", "w-q": 2 }"#,
+        expect![[r#"
+            error: `max-th` is not greater than `min-th`
+             --> lab.json:6:60
+              |
+            6 | "queue": { "kind": "red", "min-th": "10packets", "max-th": "5packets", "w-q": 2 } } ] }
+              |                                                            ^^^^^^^^^^
+              |
+              = help: write both in packets or both as sizes, `max-th` about three times `min-th`
+
+            error: `w-q` is 2, out of range
+             --> lab.json:6:79
+              |
+            6 | "queue": { "kind": "red", "min-th": "10packets", "max-th": "5packets", "w-q": 2 } } ] }
+              |                                                                               ^
+              |
+              = help: it must be from 0.000000001 to 1
+        "#]],
+    );
+    check_link(
+        r#""queue": { "kind": "fq_codel", "flows": 0, "quantum": 1514, "target": "2min" }"#,
+        expect![[r#"
+            error: `flows` is 0, out of range
+             --> lab.json:6:41
+              |
+            6 | "queue": { "kind": "fq_codel", "flows": 0, "quantum": 1514, "target": "2min" } } ] }
+              |                                         ^
+              |
+              = help: it must be from 1 to 65536
+
+            error: a size needs a unit, and `1514` has none
+             --> lab.json:6:55
+              |
+            6 | "queue": { "kind": "fq_codel", "flows": 0, "quantum": 1514, "target": "2min" } } ] }
+              |                                                       ^^^^
+              |
+              = help: write "1514B", "1514KiB" or "1514MiB"
+
+            error: `target` is 120s, out of range
+             --> lab.json:6:71
+              |
+            6 | "queue": { "kind": "fq_codel", "flows": 0, "quantum": 1514, "target": "2min" } } ] }
+              |                                                                       ^^^^^^
+              |
+              = help: it must be from 1ns to 60s
+        "#]],
+    );
+    check_link(
+        r#""queue": { "kind": "pie", "alpha": "0.1" }"#,
+        expect![[r#"
+            error: found the string "0.1", expected a number
+             --> lab.json:6:36
+              |
+            6 | "queue": { "kind": "pie", "alpha": "0.1" } } ] }
+              |                                    ^^^^^
+        "#]],
+    );
+    check_link(r#""loss": 0.01"#, expect![[r#"
+        error: a probability needs a unit, and `0.01` has none
+         --> lab.json:6:9
+          |
+        6 | "loss": 0.01 } ] }
+          |         ^^^^
+          |
+          = help: write "0.01%"
+    "#]]);
+    check_link(
+        r#""loss": { "gilbert-elliott": { "p": "1%" } }"#,
+        expect![[r#"
+            error: `r` is missing
+             --> lab.json:6:11
+              |
+            6 | "loss": { "gilbert-elliott": { "p": "1%" } } } ] }
+              |           ^^^^^^^^^^^^^^^^^
+        "#]],
+    );
+    check_link(r#""loss": { "every": 0 }"#, expect![[r#"
+        error: `every` is 0, out of range
+         --> lab.json:6:20
+          |
+        6 | "loss": { "every": 0 } } ] }
+          |                    ^
+          |
+          = help: it must be from 1 to 4294967295
+    "#]]);
+    check_link(r#""loss": {}"#, expect![[r#"
+        error: exactly one of `gilbert-elliott` and `every` is needed
+         --> lab.json:6:1
+          |
+        6 | "loss": {} } ] }
+          | ^^^^^^
+          |
+          = help: for independent losses write a probability, as in "1%"
+    "#]]);
+    check_link(
+        r#""loss": { "every": 3, "gilbert-elliott": { "p": "1%", "r": "1%" } }"#,
+        expect![[r#"
+            error: exactly one of `gilbert-elliott` and `every` is needed
+             --> lab.json:6:1
+              |
+            6 | "loss": { "every": 3, "gilbert-elliott": { "p": "1%", "r": "1%" } } } ] }
+              | ^^^^^^
+              |
+              = help: for independent losses write a probability, as in "1%"
+        "#]],
+    );
+    check_link(r#""ber": 2"#, expect![[r#"
+        error: `ber` is 2, out of range
+         --> lab.json:6:8
+          |
+        6 | "ber": 2 } ] }
+          |        ^
+          |
+          = help: it must be from 0 to 1
+    "#]]);
+    check_link(r#""ber": "1e-6""#, expect![[r#"
+        error: found the string "1e-6", expected a number
+         --> lab.json:6:8
+          |
+        6 | "ber": "1e-6" } ] }
+          |        ^^^^^^
+    "#]]);
+    check_link(r#""jitter": 5"#, expect![[r#"
+        error: a time needs a unit, and `5` has none
+         --> lab.json:6:11
+          |
+        6 | "jitter": 5 } ] }
+          |           ^
+          |
+          = help: write "5us", "5ms" or "5s"
+    "#]]);
+    check_link(
+        r#""jitter": { "spread": "1ms", "distribution": "gauss" }"#,
+        expect![[r#"
+            error: unknown value `gauss`
+             --> lab.json:6:46
+              |
+            6 | "jitter": { "spread": "1ms", "distribution": "gauss" } } ] }
+              |                                              ^^^^^^^
+              |
+              = help: values: uniform, normal, pareto, table
+        "#]],
+    );
+    check_link(
+        r#""jitter": { "spread": "1ms", "distribution": "table" }"#,
+        expect![[r#"
+            error: `table` is missing
+             --> lab.json:6:1
+              |
+            6 | "jitter": { "spread": "1ms", "distribution": "table" } } ] }
+              | ^^^^^^^^
+              |
+              = help: name a file of numbers
+        "#]],
+    );
+    check_link(
+        r#""jitter": { "spread": "1ms", "distribution": "normal", "table": "x" }"#,
+        expect![[r#"
+            error: only the distribution `table` has a table
+             --> lab.json:6:65
+              |
+            6 | "jitter": { "spread": "1ms", "distribution": "normal", "table": "x" } } ] }
+              |                                                                 ^^^
+              |
+              = help: remove `table` or `distribution`
+        "#]],
+    );
+    check_link(r#""reorder": "5%""#, expect![[r#"
+        error: found the string "5%", expected true, false or an object
+         --> lab.json:6:12
+          |
+        6 | "reorder": "5%" } ] }
+          |            ^^^^
+    "#]]);
+    check_link(
+        r#""reorder": { "probability": "5%", "gap": 0 }"#,
+        expect![[r#"
+            error: `gap` is 0, out of range
+             --> lab.json:6:42
+              |
+            6 | "reorder": { "probability": "5%", "gap": 0 } } ] }
+              |                                          ^
+              |
+              = help: it must be from 1 to 1000000
+        "#]],
+    );
+    check_link(
+        r#""rate": "1Mbit", "trace": "/nowhere/cell.trace""#,
+        expect![[r#"
+            error: a link has either a `rate` or a `trace`
+             --> lab.json:6:27
+              |
+            6 | "rate": "1Mbit", "trace": "/nowhere/cell.trace" } ] }
+              |                           ^^^^^^^^^^^^^^^^^^^^^
+              |
+              = help: remove one of them
+
+            error: cannot read /nowhere/cell.trace: No such file or directory (os error 2)
+             --> lab.json:6:27
+              |
+            6 | "rate": "1Mbit", "trace": "/nowhere/cell.trace" } ] }
+              |                           ^^^^^^^^^^^^^^^^^^^^^
+              |
+              = help: a UTF-8 text file; its path is relative to the topology file
+        "#]],
+    );
+    check_link(
+        r#""schedule": [ { "at": "2s", "set": { "rate": "1Mbit" } }, { "at": "1s", "set": {} } ]"#,
+        expect![[r#"
+            error: `at` is 1s, before that of the change above it
+             --> lab.json:6:67
+              |
+            6 | "schedule": [ { "at": "2s", "set": { "rate": "1Mbit" } }, { "at": "1s", "set": {} } ] } ] }
+              |                                                                   ^^^^
+              |
+              = help: write the changes in the order of time
+
+            error: nothing is set
+             --> lab.json:6:73
+              |
+            6 | "schedule": [ { "at": "2s", "set": { "rate": "1Mbit" } }, { "at": "1s", "set": {} } ] } ] }
+              |                                                                         ^^^^^
+              |
+              = help: name an attribute of the link, as in {"rate": "10Mbit"}
+        "#]],
+    );
+    check_link(
+        r#""schedule": [ { "at": 5, "set": { "rate": 3 } } ]"#,
+        expect![[r#"
+            error: a time needs a unit, and `5` has none
+             --> lab.json:6:23
+              |
+            6 | "schedule": [ { "at": 5, "set": { "rate": 3 } } ] } ] }
+              |                       ^
+              |
+              = help: write "5us", "5ms" or "5s"
+
+            error: a rate needs a unit, and `3` has none
+             --> lab.json:6:43
+              |
+            6 | "schedule": [ { "at": 5, "set": { "rate": 3 } } ] } ] }
+              |                                           ^
+              |
+              = help: write "3kbit", "3Mbit" or "3Gbit"
+        "#]],
+    );
 }

@@ -93,22 +93,24 @@ fn each_direction_has_its_own() {
         rate: Some(10_000_000),
         overhead: 38,
         delay: Duration::from_millis(5),
-        loss: 0.001,
+        loss: Loss::Random(0.001),
         queue: Queue {
             limit: Limit::Packets(50),
+            ..Queue::default()
         },
-        up: true,
+        ..Direction::default()
     };
     let forward = Direction {
         rate: Some(1_000_000),
         queue: Queue {
             limit: Limit::Bytes(65536),
+            ..Queue::default()
         },
         ..both.clone()
     };
     let backward = Direction {
         delay: Duration::from_millis(20),
-        loss: 0.0,
+        loss: Loss::Random(0.0),
         up: false,
         ..both.clone()
     };
@@ -526,4 +528,208 @@ fn files_are_copied_from_beside_the_topology() {
     let a = machine(&lab, "a");
     assert_eq!(a.files[0].content, "hello\n");
     assert_eq!(a.frr.as_ref().unwrap().daemons, ["zebra", "ripd"]);
+}
+
+/// The directions of the one link of a lab whose files are in a folder of the test.
+fn shaped(link: &str, files: &[(&str, &str)]) -> Link {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(folder.path().join(name), content).unwrap();
+    }
+    let text = format!(
+        r#"{{"nodes": {{"a": {{"kind": "host"}}, "b": {{"kind": "host"}}}},
+            "links": [{{"endpoints": ["a:eth0", "b:eth0"], {link}}}]}}"#
+    );
+    let loaded = Topology::parse(&text, &folder.path().join("lab.json"));
+    loaded
+        .unwrap_or_else(|report| panic!("{report}"))
+        .topology
+        .links
+        .remove(0)
+}
+
+#[test]
+fn every_attribute() {
+    let link = shaped(
+        r#""delay": "10ms", "jitter": {"spread": "1ms", "distribution": "pareto"},
+           "reorder": {"probability": "25%", "gap": 5}, "ber": 1e-6, "duplicate": "1%", "corrupt": "2%",
+           "loss": {"gilbert-elliott": {"p": "1%", "r": "10%", "1-k": "0.5%"}},
+           "forward": {"trace": "cell.trace", "jitter": {"spread": "2ms", "table": "d.dist"}, "loss": {"every": 100}},
+           "backward": {"rate": "unlimited", "reorder": false, "jitter": "3us"}"#,
+        &[
+            ("cell.trace", "0\n5\n5\n10\n"),
+            ("d.dist", "# made by hand\n-8192 0\n8192\n"),
+        ],
+    );
+    let both = Direction {
+        delay: Duration::from_millis(10),
+        reorder: Some(Reorder {
+            probability: 0.25,
+            gap: 5,
+        }),
+        loss: Loss::GilbertElliott(GilbertElliott {
+            p: 0.01,
+            r: 0.1,
+            loss_bad: 1.0,
+            loss_good: 0.005,
+        }),
+        ber: 1e-6,
+        duplicate: 0.01,
+        corrupt: 0.02,
+        ..Direction::default()
+    };
+    let opportunities = [0, 5, 5, 10].map(Duration::from_millis).to_vec();
+    let forward = Direction {
+        trace: Some(std::sync::Arc::new(Trace { opportunities })),
+        jitter: Jitter {
+            spread: Duration::from_millis(2),
+            distribution: Distribution::Table([-8192, 0, 8192].into()),
+        },
+        loss: Loss::Every(100),
+        ..both.clone()
+    };
+    let backward = Direction {
+        jitter: Jitter {
+            spread: Duration::from_micros(3),
+            distribution: Distribution::Uniform,
+        },
+        reorder: None,
+        ..both
+    };
+    assert_eq!(link.directions, [forward, backward]);
+}
+
+#[test]
+fn every_discipline() {
+    let queue = |text: &str| {
+        let [forward, backward] = shaped(&format!(r#""queue": {text}"#), &[]).directions;
+        assert_eq!(forward, backward);
+        (forward.queue.limit, forward.queue.discipline)
+    };
+    let packets = Limit::Packets;
+    let fifo = Discipline::Fifo(DropFrom::Tail);
+    assert_eq!(queue("{}"), (packets(1000), fifo));
+    assert_eq!(
+        queue(r#"{"limit": "64KiB", "drop": "head", "kind": "fifo"}"#),
+        (Limit::Bytes(65536), Discipline::Fifo(DropFrom::Head))
+    );
+    assert_eq!(
+        queue(r#"{"kind": "drr", "flows": 64, "quantum": "300B"}"#),
+        (
+            packets(1000),
+            Discipline::Drr {
+                drop: DropFrom::Tail,
+                flows: 64,
+                quantum: 300
+            }
+        )
+    );
+    assert_eq!(
+        queue(r#"{"kind": "wfq", "drop": "head"}"#),
+        (
+            packets(1000),
+            Discipline::Wfq {
+                drop: DropFrom::Head,
+                flows: 1024
+            }
+        )
+    );
+    assert_eq!(
+        queue(r#"{"kind": "wf2q+", "flows": 2}"#),
+        (
+            packets(1000),
+            Discipline::Wf2q {
+                drop: DropFrom::Tail,
+                flows: 2
+            }
+        )
+    );
+    assert_eq!(
+        queue(r#"{"kind": "red", "min-th": "30kB", "max-p": "2%", "gentle": false, "ecn": true}"#),
+        (
+            packets(1000),
+            Discipline::Red(Red {
+                min_th: Limit::Bytes(30_000),
+                max_th: Limit::Bytes(90_000),
+                max_p: 0.02,
+                w_q: 0.002,
+                gentle: false,
+                ecn: true
+            })
+        )
+    );
+    assert_eq!(
+        queue(r#"{"kind": "codel", "target": "1ms"}"#),
+        (
+            packets(1000),
+            Discipline::Codel(Codel {
+                target: Duration::from_millis(1),
+                ..Codel::default()
+            })
+        )
+    );
+    assert_eq!(
+        queue(r#"{"kind": "fq_codel"}"#),
+        (packets(10_240), Discipline::FqCodel(FqCodel::default()))
+    );
+    assert_eq!(
+        queue(r#"{"kind": "pie", "alpha": 1, "max-ecnth": "50%"}"#),
+        (
+            packets(1000),
+            Discipline::Pie(Pie {
+                alpha: 1.0,
+                max_ecnth: 0.5,
+                ..Pie::default()
+            })
+        )
+    );
+}
+
+#[test]
+fn schedules_and_changes() {
+    let link = shaped(
+        r#""rate": "10Mbit", "schedule": [
+            {"at": "10s", "set": {"rate": "1Mbit", "backward": {"delay": "5ms"}}},
+            {"at": "20s", "set": {"forward": {"up": false}}}]"#,
+        &[],
+    );
+    let rate = Patch {
+        rate: Some(Some(1_000_000)),
+        ..Patch::default()
+    };
+    let delay = Patch {
+        delay: Some(Duration::from_millis(5)),
+        ..rate.clone()
+    };
+    let down = Patch {
+        up: Some(false),
+        ..Patch::default()
+    };
+    assert_eq!(
+        link.schedule,
+        [
+            Change {
+                at: Duration::from_secs(10),
+                set: [rate.clone(), delay.clone()]
+            },
+            Change {
+                at: Duration::from_secs(20),
+                set: [down, Patch::default()]
+            }
+        ]
+    );
+    let text = r#"{"rate": "1Mbit", "backward": {"delay": "5ms"}}"#;
+    assert_eq!(
+        Patch::parse(text, Path::new("request")).unwrap(),
+        [rate, delay]
+    );
+    let [mut forward, _] = link.directions;
+    let lifted = Patch::parse(r#"{"rate": "unlimited"}"#, Path::new("request")).unwrap();
+    lifted[0].apply(&mut forward);
+    assert_eq!(forward.rate, None);
+    let refused = Patch::parse(r#"{"rat": "1Mbit"}"#, Path::new("request")).unwrap_err();
+    assert!(
+        refused.to_string().contains("did you mean `rate`?"),
+        "{refused}"
+    );
 }

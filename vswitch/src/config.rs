@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
-use topology::model::{Completion, Direction, Endpoint, NodeKind, Topology};
+use topology::model::{Completion, Direction, Endpoint, NodeKind, Patch, Topology};
 
 use crate::counters::{BridgeCounters, DirectionCounters, PortCounters, ShardCounters};
 use crate::l2::Bridge;
-use crate::link::{Loss, Streams};
+use crate::link::{DirectionStreams, Streams};
 
 /// What is wrong with a topology that its own checks let through.
 #[expect(missing_docs, reason = "the messages say it")]
@@ -47,6 +48,10 @@ pub struct LinkPlan {
     pub ends: [String; 2],
     /// First the direction from the first end to the second.
     pub directions: [Arc<DirectionCounters>; 2],
+    /// The shard that serves both.
+    pub shard: usize,
+    /// Their indices there.
+    pub lanes: [usize; 2],
 }
 
 /// A switch or hub, for those who read counters.
@@ -69,6 +74,8 @@ pub struct ShardPlan {
     pub directions: Vec<DirectionPlan>,
     /// Switches and hubs.
     pub bridges: Vec<BridgePlan>,
+    /// Changes of links, in the order of time.
+    pub schedule: Vec<TimedChange>,
     /// What it counts of itself.
     pub counters: Arc<ShardCounters>,
 }
@@ -87,8 +94,8 @@ pub struct ShardPort {
 pub struct DirectionPlan {
     /// How it is shaped.
     pub attributes: Direction,
-    /// Its own stream of draws.
-    pub loss: Loss,
+    /// Its own streams of draws.
+    pub streams: DirectionStreams,
     /// Where it leads.
     pub sink: Sink,
     /// The port that feeds it, if that port's descriptors are completed at the end of transmission.
@@ -97,6 +104,24 @@ pub struct DirectionPlan {
     pub bridge: Option<usize>,
     /// What is counted.
     pub counters: Arc<DirectionCounters>,
+}
+
+/// New attributes for a link, to be set in one moment.
+#[derive(Debug, Clone)]
+pub struct LinkChange {
+    /// The indices of its directions.
+    pub lanes: [usize; 2],
+    /// For each what is to be set.
+    pub set: [Patch; 2],
+}
+
+/// A change that is planned.
+#[derive(Debug, Clone)]
+pub struct TimedChange {
+    /// Since the start of the switch.
+    pub at: Duration,
+    /// What.
+    pub change: LinkChange,
 }
 
 /// Where a direction leads.
@@ -188,10 +213,12 @@ impl Plan {
         let mut bridge_ports: Vec<Vec<Option<usize>>> = vec![Vec::new(); vertices.len()];
         for (link, ends) in topology.links.iter().zip(&ends) {
             let counters: [Arc<DirectionCounters>; 2] = Default::default();
+            let mut lanes = [0; 2];
             for (way, counters) in counters.iter().enumerate() {
                 let (from, to) = (ends[way], ends[1 - way]);
                 let shard = &mut plan.shards[shard_of[from]];
                 let lane = shard.directions.len();
+                lanes[way] = lane;
                 let sink = match vertices[to] {
                     Vertex::Interface(..) => Sink::Port(local[to]),
                     Vertex::Bridge(_) => Sink::Bridge {
@@ -202,7 +229,7 @@ impl Plan {
                 let machine = matches!(vertices[from], Vertex::Interface(..));
                 let attributes = link.directions[way].clone();
                 shard.directions.push(DirectionPlan {
-                    loss: Loss::new(attributes.loss, streams.next_stream()),
+                    streams: streams.next_direction(),
                     attributes,
                     sink,
                     held_port: (machine && link.completion == Completion::Nic)
@@ -230,7 +257,20 @@ impl Plan {
                 name: link.name.clone(),
                 ends: ends.map(|e| end_name(topology, vertices[e])),
                 directions: counters,
+                shard: shard_of[ends[0]],
+                lanes,
             });
+            let schedule = &mut plan.shards[shard_of[ends[0]]].schedule;
+            schedule.extend(link.schedule.iter().map(|change| TimedChange {
+                at: change.at,
+                change: LinkChange {
+                    lanes,
+                    set: change.set.clone(),
+                },
+            }));
+        }
+        for shard in &mut plan.shards {
+            shard.schedule.sort_by_key(|change| change.at);
         }
         for (vertex, ports) in bridge_ports.into_iter().enumerate() {
             let Vertex::Bridge(node) = vertices[vertex] else {

@@ -1,6 +1,7 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
-//! `{"op":"stats"}` is answered with `{"stats":{…}}`, everything else with `{"error":"…"}`.
+//! `{"op":"stats"}` is answered with `{"stats":{…}}`; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
+//! schedule, with `{"set":"done"}` as soon as they hold; everything else with `{"error":"…"}`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +12,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use thiserror::Error;
+use topology::model::Patch;
 use tracing::warn;
 
 use crate::socket::Socket;
@@ -27,17 +30,44 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients served at a time.
 const MAX_CLIENTS: usize = 16;
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
-enum Request {
-    Stats {},
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    op: Op,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<Box<RawValue>>,
 }
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Op {
+    Stats,
+    Set,
+}
+
+const STATS: Request = Request {
+    op: Op::Stats,
+    link: None,
+    set: None,
+};
+/// What a request that is none is answered with.
+const REQUESTS: &str =
+    r#"try {"op":"stats"} or {"op":"set","link":"a:eth0--b:eth0","set":{"rate":"10Mbit"}}"#;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Stats(Stats),
+    Set(Done),
     Error(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Done {
+    Done,
 }
 
 /// The running server; ends when it is dropped.
@@ -121,14 +151,38 @@ fn serve(mut stream: UnixStream, view: &View) -> io::Result<()> {
     let mut pending = Vec::new();
     while let Some(line) = read_line(&mut stream, &mut pending)? {
         let answer = match serde_json::from_slice(&line) {
-            Ok(Request::Stats {}) => Answer::Stats(view.stats()),
-            Err(e) => Answer::Error(format!("not a request: {e}; try {{\"op\":\"stats\"}}")),
+            Ok(request) => answer(view, request),
+            Err(e) => Answer::Error(format!("not a request: {e}; {REQUESTS}")),
         };
         let mut bytes = serde_json::to_vec(&answer)?;
         bytes.push(b'\n');
         stream.write_all(&bytes)?;
     }
     Ok(())
+}
+
+fn answer(view: &View, request: Request) -> Answer {
+    match request {
+        Request {
+            op: Op::Stats,
+            link: None,
+            set: None,
+        } => Answer::Stats(view.stats()),
+        Request {
+            op: Op::Set,
+            link: Some(link),
+            set: Some(set),
+        } => match change(view, &link, set.get()) {
+            Ok(()) => Answer::Set(Done::Done),
+            Err(e) => Answer::Error(e),
+        },
+        _ => Answer::Error(format!("not a request; {REQUESTS}")),
+    }
+}
+
+fn change(view: &View, link: &str, set: &str) -> Result<(), String> {
+    let set = Patch::parse(set, Path::new("set")).map_err(|report| report.to_string())?;
+    view.change(link, set).map_err(|e| e.to_string())
 }
 
 /// The next line, of bounded length and within bounded time; what follows it stays in `pending`.
@@ -178,7 +232,7 @@ pub fn stats(path: &Path) -> Result<Stats, ClientError> {
     stream
         .set_read_timeout(Some(PATIENCE))
         .map_err(|e| lost(&e))?;
-    let mut request = serde_json::to_vec(&Request::Stats {}).map_err(|e| lost(&e))?;
+    let mut request = serde_json::to_vec(&STATS).map_err(|e| lost(&e))?;
     request.push(b'\n');
     stream.write_all(&request).map_err(|e| lost(&e))?;
     stream
@@ -192,5 +246,6 @@ pub fn stats(path: &Path) -> Result<Stats, ClientError> {
     match serde_json::from_slice(&answer).map_err(|e| lost(&e))? {
         Answer::Stats(stats) => Ok(stats),
         Answer::Error(e) => Err(lost(&e)),
+        Answer::Set(_) => Err(lost(&"it answers something else")),
     }
 }

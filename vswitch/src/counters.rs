@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::link::Reason;
+
 /// A number that one thread counts up.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -38,8 +40,12 @@ impl Counter {
 pub enum Drop {
     /// The queue was full.
     Queue,
+    /// The queue's discipline dropped it before the queue was full.
+    Early,
     /// Lost on the way, as the link's `loss` asks.
     Loss,
+    /// A bit was wrong, as the link's `ber` asks.
+    BitError,
     /// The link is down.
     Carrier,
     /// The receiver had posted no buffer when it arrived.
@@ -94,7 +100,9 @@ macro_rules! drops {
 
 drops! {
     Queue queue,
+    Early early,
     Loss loss,
+    BitError bit_error,
     Carrier carrier,
     NoRxBuffer no_rx_buffer,
     TooBig too_big,
@@ -103,7 +111,18 @@ drops! {
     Pool pool,
 }
 
-/// One direction of a link. What went in has come out, was dropped, or is still inside.
+impl From<Reason> for Drop {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Full => Self::Queue,
+            Reason::Early => Self::Early,
+            Reason::BitError => Self::BitError,
+            Reason::Loss => Self::Loss,
+        }
+    }
+}
+
+/// One direction of a link. What went in and was duplicated has come out, was dropped, or is still inside.
 #[derive(Debug, Default)]
 pub struct DirectionCounters {
     /// Frames that entered.
@@ -116,6 +135,12 @@ pub struct DirectionCounters {
     pub out_bytes: Counter,
     /// Frames that did not.
     pub drops: DropCounters,
+    /// Copies made, as the link's `duplicate` asks.
+    pub duplicated: Counter,
+    /// Frames with a bit flipped, as the link's `corrupt` asks.
+    pub corrupted: Counter,
+    /// Frames marked as having met congestion.
+    pub marked: Counter,
     /// Bytes of frames copied on behalf of this direction.
     pub bytes_copied: Counter,
     /// Frames that had to wait in the switch's own memory, which costs a second copy.

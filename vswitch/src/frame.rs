@@ -1,6 +1,8 @@
 //! What the switch holds of a frame: not its bytes, but where they are.
 
+use crate::classify::Class;
 use crate::l2::Addresses;
+use crate::link::Header;
 use crate::ring::Reservation;
 use crate::shard::Slot;
 
@@ -10,15 +12,44 @@ pub const MIN_LEN: u32 = 14;
 /// The most a frame may have: an IP packet of 65535 bytes behind Ethernet with two VLAN tags.
 pub const MAX_LEN: u32 = 65_535 + 14 + 8;
 
-/// What is known of a frame without looking at it again.
+/// What is known of a frame without looking at it again, and what is to be done to it on delivery.
 #[derive(Debug, Clone, Copy)]
 pub struct Info {
     /// Bytes.
     pub len: u32,
+    /// What its headers say, if a link asks.
+    pub class: Class,
+    /// It is to arrive marked as having met congestion.
+    pub marked: bool,
+    /// The bit that is to arrive flipped, counted from the first. A second link that flips one before the frame is copied has no
+    /// effect.
+    pub flipped: Option<u32>,
     /// The addresses, read once; `None` on the way from machine to machine, where nobody asks for them.
     /// Whoever copies the frame writes these and not what the guest may have put there since, so that a frame is delivered
     /// with the addresses by which it was forwarded.
     pub addresses: Option<Addresses>,
+}
+
+impl Info {
+    /// What queue disciplines may know.
+    pub fn header(&self) -> Header {
+        Header {
+            len: self.len,
+            flow: self.class.flow,
+            ecn_capable: self.class.ecn.is_some(),
+        }
+    }
+
+    /// The addresses as they will arrive.
+    pub fn addresses_on_arrival(&self) -> Option<Addresses> {
+        let mut addresses = self.addresses?;
+        if let Some(bit) = self.flipped
+            && let Some(byte) = addresses.get_mut(bit as usize / 8)
+        {
+            *byte ^= 1 << (bit % 8);
+        }
+        Some(addresses)
+    }
 }
 
 /// Where the bytes of a frame are.
@@ -57,6 +88,4 @@ pub struct Frame {
     pub info: Info,
     /// Where it is.
     pub place: Place,
-    /// It will not arrive.
-    pub lost: bool,
 }

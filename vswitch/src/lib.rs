@@ -4,6 +4,7 @@
 //! packet path, without threads and on an injected clock; [`ring`] holds the virtqueues, [`link`] the shaper.
 #![warn(missing_docs)]
 
+pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -55,7 +55,7 @@ pub struct LinkStats {
     pub directions: [DirectionStats; 2],
 }
 
-/// One direction of a link. What went in has come out, was dropped, or is still inside.
+/// One direction of a link. What went in and was duplicated has come out, was dropped, or is still inside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirectionStats {
     /// Where it comes from: `node.interface`, or a switch or hub.
@@ -72,6 +72,12 @@ pub struct DirectionStats {
     pub out_bytes: u64,
     /// Frames that did not, by reason.
     pub drops: Drops,
+    /// Copies made, as the link's `duplicate` asks.
+    pub duplicated: u64,
+    /// Frames with a bit flipped, as the link's `corrupt` asks.
+    pub corrupted: u64,
+    /// Frames marked as having met congestion (CE of RFC 3168).
+    pub marked: u64,
     /// Bytes copied on behalf of this direction; on an unshaped link from machine to machine exactly `out_bytes`.
     pub bytes_copied: u64,
     /// Frames that had to wait in the switch's own memory, which costs a second copy.
@@ -90,6 +96,9 @@ impl DirectionStats {
             out_frames: c.out_frames.get(),
             out_bytes: c.out_bytes.get(),
             drops: c.drops.read(),
+            duplicated: c.duplicated.get(),
+            corrupted: c.corrupted.get(),
+            marked: c.marked.get(),
             in_frames: c.in_frames.get(),
             in_bytes: c.in_bytes.get(),
             bytes_copied: c.bytes_copied.get(),

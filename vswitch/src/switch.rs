@@ -7,12 +7,13 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 
 use thiserror::Error;
-use topology::model::Topology;
+use topology::model::{Patch, Topology};
 
-use crate::config::{ConfigError, LinkPlan, NodePlan, Plan};
+use crate::clock::Time;
+use crate::config::{ConfigError, LinkChange, LinkPlan, NodePlan, Plan};
 use crate::counters::ShardCounters;
 use crate::port::{Policy, Port, features};
-use crate::shard::{self, Handle, Message, Report};
+use crate::shard::{self, Gone, Handle, Message, Report};
 use crate::socket::{Socket, SocketError};
 use crate::stats::{DirectionStats, LinkStats, NodeStats, PortStats, ShardStats, Stats};
 
@@ -48,11 +49,10 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Switch {
     view: Arc<View>,
-    shards: Vec<Handle>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What can be seen of a switch without disturbing it.
+/// What can be seen of a running switch, and changed in it.
 #[derive(Debug)]
 pub struct View {
     name: String,
@@ -60,6 +60,18 @@ pub struct View {
     links: Vec<LinkPlan>,
     nodes: Vec<NodePlan>,
     shards: Vec<Arc<ShardCounters>>,
+    handles: Vec<Handle>,
+}
+
+/// Why a link cannot be changed.
+#[derive(Debug, Error)]
+pub enum ChangeError {
+    /// There is none of that name.
+    #[error("there is no link `{0}`; `vswitch stats` lists them")]
+    NoSuchLink(String),
+    /// The switch is about to end.
+    #[error(transparent)]
+    Ending(#[from] Gone),
 }
 
 impl Switch {
@@ -71,35 +83,36 @@ impl Switch {
             let socket = Socket::listen(&socket_path(&options.sockets, &port.name))?;
             ports.push(Arc::new(Port::new(port, socket)));
         }
-        let view = View {
+        let counters = plan.shards.iter().map(|s| Arc::clone(&s.counters));
+        let mut view = View {
             name: plan.name,
             ports,
             links: plan.links,
             nodes: plan.nodes,
-            shards: plan
-                .shards
-                .iter()
-                .map(|s| Arc::clone(&s.counters))
-                .collect(),
+            shards: counters.collect(),
+            handles: Vec::new(),
         };
+        let mut threads = Vec::new();
+        let (reports, incoming) = sync_channel(REPORTS);
+        // Schedules and traces of all links begin in the same moment.
+        let origin = Time::now();
+        for (number, shard) in plan.shards.into_iter().enumerate() {
+            let (handle, thread) =
+                shard::spawn(number, shard, topology.timing, origin, reports.clone())?;
+            view.handles.push(handle);
+            threads.push(thread);
+        }
         let mut switch = Self {
             view: Arc::new(view),
-            shards: Vec::new(),
-            threads: Vec::new(),
+            threads,
         };
-        let (reports, incoming) = sync_channel(REPORTS);
-        for (number, shard) in plan.shards.into_iter().enumerate() {
-            let (handle, thread) = shard::spawn(number, shard, topology.timing, reports.clone())?;
-            switch.shards.push(handle);
-            switch.threads.push(thread);
-        }
         let view = Arc::clone(&switch.view);
         let reporter = std::thread::Builder::new().name("reports".into());
         switch
             .threads
             .push(reporter.spawn(move || view.report(&incoming))?);
         for port in &switch.view.ports {
-            let shard = switch.shards[port.plan().shard].clone();
+            let shard = switch.view.handles[port.plan().shard].clone();
             switch.threads.push(port.spawn(shard, options.policy)?);
         }
         Ok(switch)
@@ -116,7 +129,7 @@ impl Drop for Switch {
         for port in &self.view.ports {
             port.close();
         }
-        for shard in &self.shards {
+        for shard in &self.view.handles {
             // A shard that has ended needs no message.
             let _ = shard.send(Message::Stop);
         }
@@ -137,6 +150,15 @@ impl View {
             nodes: self.nodes.iter().map(node_stats).collect(),
             shards: self.shards.iter().map(|s| shard_stats(s)).collect(),
         }
+    }
+
+    /// Changes attributes of a link, all in one moment: first those from its first end to its second. Returns when it is done.
+    pub fn change(&self, link: &str, set: [Patch; 2]) -> Result<(), ChangeError> {
+        let found = self.links.iter().find(|l| l.name == link);
+        let link = found.ok_or_else(|| ChangeError::NoSuchLink(link.to_owned()))?;
+        let lanes = link.lanes;
+        self.handles[link.shard].change(LinkChange { lanes, set })?;
+        Ok(())
     }
 
     /// Tells people of stopped rings until all shards have ended.

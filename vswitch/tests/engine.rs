@@ -9,7 +9,7 @@ use common::lab::Lab;
 use common::virtual_lab::VirtualLab;
 use common::{BROADCAST, frame, mac};
 use proptest::prelude::*;
-use topology::model::{Completion, Direction, Limit, Queue};
+use topology::model::{Completion, Direction, Limit, Loss, Queue};
 
 const MS: u64 = 1_000_000;
 
@@ -104,6 +104,7 @@ fn limited(packets: u32) -> Direction {
     Direction {
         queue: Queue {
             limit: Limit::Packets(packets),
+            ..Queue::default()
         },
         ..microsecond_per_byte(0)
     }
@@ -165,10 +166,7 @@ fn nic_holds_the_guest_back() {
 #[test]
 fn loss_is_replayed_by_seed() {
     let lossy = Direction {
-        loss: 0.3,
-        queue: Queue {
-            limit: Limit::Packets(1000),
-        },
+        loss: Loss::Random(0.3),
         ..microsecond_per_byte(MS)
     };
     let run = |completion, seed| {
@@ -439,8 +437,8 @@ proptest! {
         let direction = Direction {
             rate: case.rate,
             delay: Duration::from_nanos(case.delay),
-            loss: case.loss,
-            queue: Queue { limit: Limit::Packets(case.limit) },
+            loss: Loss::Random(case.loss),
+            queue: Queue { limit: Limit::Packets(case.limit), ..Queue::default() },
             ..Direction::default()
         };
         let mut lab = Lab::with_seed(3);

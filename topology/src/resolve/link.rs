@@ -1,21 +1,20 @@
 //! Links and their ends.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use super::Resolver;
+use super::{Resolver, attributes};
 use crate::de::nearest;
 use crate::document::Path;
 use crate::file::{self, AttributesRef};
-use crate::model::{self, Completion, Endpoint, Limit, Link, NodeKind};
-use crate::quantity::{QueueLimit, Rate, Size, Time};
+use crate::model::{self, Completion, Endpoint, Link, NodeKind, Patch};
 
 impl Resolver<'_> {
     pub(super) fn links(&mut self) {
         let lab = self.lab;
         let mut base = model::Direction::default();
         let path = Path::of("defaults").at("link");
-        self.direction(&mut base, lab.defaults.link.attributes(), &path);
+        self.patch(lab.defaults.link.attributes(), &path)
+            .apply(&mut base);
 
         // By interface: the place of the link that has it.
         let mut linked: HashMap<Endpoint, Path> = HashMap::new();
@@ -24,6 +23,12 @@ impl Resolver<'_> {
         for (index, written) in lab.links.iter().enumerate() {
             let path = Path::of("links").at(index);
             let directions = self.directions(&base, written, &path);
+            let schedule = attributes::schedule(
+                written.schedule.as_deref().unwrap_or_default(),
+                &path.at("schedule"),
+                &self.folder,
+                &mut self.findings,
+            );
             let places = [0, 1].map(|end| path.at("endpoints").at(end));
             let [first, second] =
                 [0, 1].map(|end| self.endpoint(&written.endpoints[end], &mut ports, &places[end]));
@@ -75,6 +80,7 @@ impl Resolver<'_> {
                     Some(file::Completion::Nic) => Completion::Nic,
                     Some(file::Completion::Network) | None => Completion::Network,
                 },
+                schedule,
             });
         }
         self.interfaces_without_link(&linked);
@@ -231,7 +237,7 @@ impl Resolver<'_> {
         path: &Path,
     ) -> [model::Direction; 2] {
         let mut both = base.clone();
-        self.direction(&mut both, written.attributes(), path);
+        self.patch(written.attributes(), path).apply(&mut both);
         let sides = [
             ("forward", &written.forward),
             ("backward", &written.backward),
@@ -239,68 +245,15 @@ impl Resolver<'_> {
         sides.map(|(name, side)| {
             let mut direction = both.clone();
             if let Some(side) = side {
-                self.direction(&mut direction, side.attributes(), &path.at(name));
+                let patch = self.patch(side.attributes(), &path.at(name));
+                patch.apply(&mut direction);
             }
             direction
         })
     }
 
-    /// Sets what this place in the file sets.
-    fn direction(
-        &mut self,
-        direction: &mut model::Direction,
-        written: AttributesRef<'_>,
-        path: &Path,
-    ) {
-        let AttributesRef {
-            rate,
-            overhead,
-            delay,
-            loss,
-            queue,
-            up,
-        } = written;
-        if let Some(rate) = rate {
-            let range = Rate(100)..=Rate(1_000_000_000_000);
-            if let Some(Rate(rate)) = self.findings.ranged(&path.at("rate"), rate, &range) {
-                direction.rate = Some(rate);
-            }
-        }
-        if let Some(overhead) = overhead {
-            let range = Size(0)..=Size(1024);
-            if let Some(Size(bytes)) = self.findings.ranged(&path.at("overhead"), overhead, &range)
-            {
-                direction.overhead = bytes as u32;
-            }
-        }
-        if let Some(delay) = delay {
-            let range = Time(Duration::ZERO)..=Time(Duration::from_hours(1));
-            if let Some(Time(delay)) = self.findings.ranged(&path.at("delay"), delay, &range) {
-                direction.delay = delay;
-            }
-        }
-        if let Some(loss) = loss {
-            direction.loss = loss.0;
-        }
-        if let Some(limit) = queue.and_then(|queue| queue.limit) {
-            self.limit(direction, limit, &path.at("queue").at("limit"));
-        }
-        if let Some(up) = up {
-            direction.up = up;
-        }
-    }
-
-    fn limit(&mut self, direction: &mut model::Direction, limit: QueueLimit, path: &Path) {
-        let (low, high) = match limit {
-            QueueLimit::Packets(_) => (QueueLimit::Packets(1), QueueLimit::Packets(1_000_000)),
-            QueueLimit::Size(_) => (QueueLimit::Size(Size(64)), QueueLimit::Size(Size(1 << 30))),
-        };
-        if self.findings.ranged(path, limit, &(low..=high)).is_some() {
-            direction.queue.limit = match limit {
-                QueueLimit::Packets(packets) => Limit::Packets(packets as u32),
-                QueueLimit::Size(Size(bytes)) => Limit::Bytes(bytes),
-            };
-        }
+    fn patch(&mut self, written: AttributesRef<'_>, path: &Path) -> Patch {
+        attributes::patch(written, path, &self.folder, &mut self.findings)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Transmission times in exact integer arithmetic.
 
+use std::time::Duration;
+
 use crate::clock::Time;
 
 /// The most bytes of overhead per frame; keeps the arithmetic below within 64 bits.
@@ -34,6 +36,22 @@ impl Rate {
             free: Time::ZERO,
             remainder: 0,
         }
+    }
+
+    /// Changes what [`Rate::new`] was given. A transmission under way ends as it began.
+    pub fn change(&mut self, bits_per_second: u64, overhead: u32) {
+        let new = Self::new(bits_per_second, overhead);
+        if new.bits_per_second != self.bits_per_second {
+            self.remainder = 0;
+        }
+        self.bits_per_second = new.bits_per_second;
+        self.overhead = new.overhead;
+    }
+
+    /// How long `bytes` take, overhead not counted.
+    pub fn duration(&self, bytes: u32) -> Duration {
+        let bits = u64::from(bytes.min(MAX_FRAME)) * 8;
+        Duration::from_nanos(bits * NANOS / self.bits_per_second)
     }
 
     /// Transmits a frame of `len` bytes that has been ready since `ready`, as soon as the transmitter is free; returns

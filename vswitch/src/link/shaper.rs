@@ -1,173 +1,333 @@
 //! Queue, transmitter and propagation of one direction.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use topology::model::{Direction, Limit};
+use topology::model::Direction;
 
-use super::delay::DelayLine;
-use super::loss::Loss;
-use super::rate::Rate;
+use super::Reason;
+use super::delay::Propagation;
+use super::fate::{Fate, Fates};
+use super::queue::{Header, Packet, Queue, Surroundings};
+use super::random::DirectionStreams;
+use super::transmitter::Transmitter;
 use crate::clock::Time;
 
 /// The way a frame takes through a direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// Arrives at once; nothing is kept.
+    /// Arrives at once, if [`Shaper::fate`] lets it; nothing is kept.
     Straight,
-    /// Only the delay line: [`Shaper::propagate`].
+    /// Propagation only: [`Shaper::fate`], then [`Shaper::propagate`].
     Delayed,
-    /// Queue, transmitter, delay line: [`Shaper::enqueue`].
+    /// Queue, transmitter, propagation: [`Shaper::admit`], then [`Shaper::enqueue`].
     Queued,
 }
-
-/// The queue has no room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Full;
 
 /// What happens next in a direction.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step<T> {
-    /// The end of its transmission. Unless it is lost, the caller hands it on with [`Shaper::propagate`].
-    Transmitted(T),
+    /// The end of its transmission. The caller hands it on with [`Shaper::propagate`].
+    Transmitted(Transmitted<T>),
+    /// The end of its transmission, but it will not arrive.
+    Lost(T, Reason),
     /// It has reached the other end.
     Arrived(T),
+    /// The transmitter was due to take a frame from the queue; it has, unless all were dropped.
+    Begun,
 }
 
-/// A thing in the queue, since when, and how many bytes long.
+/// A frame whose transmission has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmitted<T> {
+    /// It.
+    pub item: T,
+    /// It is to be marked as having met congestion.
+    pub marked: bool,
+    /// This bit of it, counted from the first, is to be flipped.
+    pub flipped: Option<u32>,
+    /// It is transmitted once more: the caller goes on with [`Shaper::repeat`].
+    pub again: bool,
+}
+
+/// A frame in transmission.
 #[derive(Debug)]
-struct Queued<T> {
-    item: T,
-    since: Time,
-    len: u32,
+struct Sending<T> {
+    end: Time,
+    packet: Packet<T>,
+    is_duplicate: bool,
 }
 
-/// One direction of a link: a queue with a limit (tail drop), a transmitter of a rate, a line of a delay.
+/// One direction of a link.
 ///
 /// `T` is whatever stands for a frame. Calls come with times that do not decrease; a call that comes later than it
 /// should (a busy host) does not shift the times of what follows, since a transmission begins when the one before it ended
 /// or, if the queue was empty, when its frame came.
+///
+/// Frames that were let in and are dropped later are handed out by [`Shaper::dropped`], which is to be called after
+/// [`Shaper::admit`], [`Shaper::enqueue`], [`Shaper::step`], [`Shaper::repeat`] and [`Shaper::change`].
 #[derive(Debug)]
 pub struct Shaper<T> {
-    rate: Option<Rate>,
-    delay: Duration,
-    loss: Loss,
-    limit: Limit,
-
-    waiting: VecDeque<Queued<T>>,
-    waiting_bytes: u64,
-    transmitting: Option<(Time, T)>,
-    line: DelayLine<T>,
+    queue: Queue<T>,
+    transmitter: Transmitter,
+    fates: Fates,
+    propagation: Propagation<T>,
+    sending: Option<Sending<T>>,
+    /// When the transmitter can take the next frame; only while it is idle and frames wait.
+    begin: Option<Time>,
+    /// A frame that is transmitted again as soon as the caller has one.
+    repeating: Option<(Header, bool)>,
+    dropped: Vec<(T, Reason)>,
+    origin: Time,
+    /// How long the transmission of 1000 bytes takes.
+    typical: Duration,
 }
 
 impl<T> Shaper<T> {
-    /// A direction with the given attributes; loss is drawn from `loss`.
-    pub fn new(attributes: &Direction, loss: Loss) -> Self {
+    /// A direction with the given attributes, with draws from `streams`. Traces begin at `origin`.
+    pub fn new(attributes: &Direction, streams: &DirectionStreams, origin: Time) -> Self {
+        let transmitter = Transmitter::new(attributes, origin);
         Self {
-            rate: attributes.rate.map(|r| Rate::new(r, attributes.overhead)),
-            delay: attributes.delay,
-            loss,
-            limit: attributes.queue.limit,
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            transmitting: None,
-            line: DelayLine::default(),
+            queue: Queue::new(&attributes.queue, streams.queue.clone(), streams.salt),
+            typical: transmitter.typical(),
+            transmitter,
+            fates: Fates::new(attributes, streams),
+            propagation: Propagation::new(attributes, streams),
+            sending: None,
+            begin: None,
+            repeating: None,
+            dropped: Vec::new(),
+            origin,
         }
     }
 
-    /// The way all frames take.
+    /// Sets all attributes from `now` on. What is inside is neither lost nor, within a flow, reordered: a frame in transmission ends as
+    /// it began, one on its way arrives when it would have, and what waits stays, even above a new limit.
+    pub fn change(&mut self, now: Time, attributes: &Direction) {
+        self.queue.change(&attributes.queue);
+        self.fates.change(attributes);
+        self.propagation.change(attributes);
+        let is_another = self.transmitter.change(attributes, self.origin);
+        self.typical = self.transmitter.typical();
+        if is_another && self.begin.take().is_some() {
+            self.start(now, true);
+        }
+    }
+
+    /// The way the next frame takes.
     #[inline]
     pub fn path(&self) -> Path {
-        if self.rate.is_some() {
+        if !self.transmitter.is_unlimited() || self.is_transmitting() || self.queue.len() > 0 {
             Path::Queued
-        } else if self.delay > Duration::ZERO {
+        } else if !self.propagation.is_immediate() || self.fates.may_duplicate() {
             Path::Delayed
         } else {
             Path::Straight
         }
     }
 
-    /// Draws whether the next frame gets lost. Loss happens after transmission, but a first-in first-out queue lets it be
-    /// drawn before, so that no buffer is used for a frame that will not arrive.
+    /// Whether frames leave in the order in which they came, each once, and only those whose fate is known when they come do not.
+    pub fn is_ordered(&self) -> bool {
+        self.queue.is_ordered() && !self.propagation.may_reorder() && !self.fates.may_duplicate()
+    }
+
+    /// Whether frames may overtake each other on their way.
+    pub fn may_reorder(&self) -> bool {
+        self.propagation.may_reorder()
+    }
+
+    /// Whether [`Header::flow`] and [`Header::ecn_capable`] matter.
+    pub fn looks_at_headers(&self) -> bool {
+        self.queue.looks_at_headers()
+    }
+
+    /// Whether the queue has room for a frame of `len` bytes, or the transmitter is idle.
+    pub fn has_room(&self, len: u32) -> bool {
+        !self.is_transmitting() || !self.queue.is_full(len)
+    }
+
+    fn is_transmitting(&self) -> bool {
+        self.sending.is_some() || self.begin.is_some() || self.repeating.is_some()
+    }
+
+    fn surroundings(&self, now: Time, unlimited: bool) -> Surroundings {
+        Surroundings {
+            now,
+            idle: !self.is_transmitting(),
+            unlimited,
+            typical: self.typical,
+        }
+    }
+
+    /// Draws what becomes of a frame that is not queued.
     #[inline]
-    pub fn draw_loss(&mut self) -> bool {
-        self.loss.draw()
+    pub fn fate(&mut self, len: u32) -> Fate {
+        self.fates.draw(len, false)
     }
 
-    /// Whether a frame of `len` bytes fits the queue, or the idle transmitter.
-    pub fn check_room(&self, len: u32) -> Result<(), Full> {
-        let fits = match self.limit {
-            Limit::Packets(limit) => self.waiting.len() < limit as usize,
-            Limit::Bytes(limit) => self.waiting_bytes + u64::from(len) <= limit,
-        };
-        if fits || self.transmitting.is_none() {
-            Ok(())
-        } else {
-            Err(Full)
-        }
+    /// Draws what becomes of the copy of a frame that is not queued.
+    pub fn fate_of_duplicate(&mut self, len: u32) -> Fate {
+        self.fates.draw(len, true)
     }
 
-    /// Appends a frame of `len` bytes to the queue, whatever the limit says, and starts its transmission if nothing
-    /// stands before it.
-    pub fn enqueue(&mut self, now: Time, item: T, len: u32) {
-        self.waiting.push_back(Queued {
+    /// Draws what becomes of the frame that is about to be queued, if that can be known now. Frames that leave in order meet their
+    /// fates in order, so no buffer needs to be used for one that will not arrive.
+    pub fn foretell(&mut self, len: u32) -> Option<Fate> {
+        self.is_ordered().then(|| self.fates.draw(len, false))
+    }
+
+    /// Decides on a frame that has come: whether it is let in, and if so, whether it is marked. Others may be dropped to make room, unless the
+    /// limit is the caller's affair (`unlimited`).
+    pub fn admit(&mut self, now: Time, header: Header, unlimited: bool) -> Result<bool, Reason> {
+        let surroundings = self.surroundings(now, unlimited);
+        self.queue.admit(header, surroundings, &mut self.dropped)
+    }
+
+    /// Appends a frame that was admitted, and starts its transmission if nothing stands before it. `fate` is what was foretold.
+    pub fn enqueue(
+        &mut self,
+        now: Time,
+        item: T,
+        header: Header,
+        marked: bool,
+        fate: Option<Fate>,
+    ) {
+        self.queue.enqueue(Packet {
             item,
+            header,
             since: now,
-            len,
+            marked,
+            fate,
         });
-        self.waiting_bytes += u64::from(len);
-        if self.transmitting.is_none() {
-            self.start();
+        if !self.is_transmitting() {
+            self.start(now, true);
         }
+    }
+
+    /// A frame that was dropped although it had been let in.
+    #[inline]
+    pub fn dropped(&mut self) -> Option<(T, Reason)> {
+        self.dropped.pop()
     }
 
     /// Sends a frame whose transmission ended at `now` on its way.
     pub fn propagate(&mut self, now: Time, item: T) {
-        self.line.push(now + self.delay, item);
+        self.propagation.push(now, item);
     }
 
     /// Whether the other end is reached in the moment the transmission ends.
     pub fn is_immediate(&self) -> bool {
-        self.delay.is_zero()
+        self.propagation.is_immediate()
+    }
+
+    /// Transmits a frame again that was transmitted until `now`; `item` stands for the copy. Without one, nothing is.
+    pub fn repeat(&mut self, now: Time, item: Option<T>) {
+        let Some(((header, marked), item)) = self.repeating.take().zip(item) else {
+            return self.start(now, false);
+        };
+        let begin = self.transmitter.begin(now, false);
+        let packet = Packet {
+            item,
+            header,
+            since: now,
+            marked,
+            fate: None,
+        };
+        self.sending = Some(Sending {
+            end: self.transmitter.transmit(begin, header.len),
+            packet,
+            is_duplicate: true,
+        });
     }
 
     /// When the next [`Shaper::step`] is due.
     #[inline]
     pub fn next(&self) -> Option<Time> {
-        let transmitted = self.transmitting.as_ref().map(|(end, _)| *end);
-        match (self.line.next(), transmitted) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let end = self.sending.as_ref().map(|sending| sending.end);
+        [self.propagation.next(), end, self.begin]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing that happens not after `now`, with the time at which it ideally happens.
     pub fn step(&mut self, now: Time) -> Option<(Time, Step<T>)> {
         let at = self.next().filter(|at| *at <= now)?;
-        if self.line.next() == Some(at) {
-            return self.line.pop().map(|(at, item)| (at, Step::Arrived(item)));
+        if self.propagation.next() == Some(at) {
+            let (at, item) = self.propagation.pop()?;
+            return Some((at, Step::Arrived(item)));
         }
-        let (at, item) = self.transmitting.take()?;
-        self.start();
-        Some((at, Step::Transmitted(item)))
+        if self.begin == Some(at) {
+            self.begin = None;
+            self.take(at);
+            return Some((at, Step::Begun));
+        }
+        let Sending {
+            packet,
+            is_duplicate,
+            ..
+        } = self.sending.take()?;
+        let len = packet.header.len;
+        let fate = packet.fate;
+        let fate = fate.unwrap_or_else(|| self.fates.draw(len, is_duplicate));
+        if fate.duplicated {
+            self.repeating = Some((packet.header, packet.marked));
+        } else {
+            self.start(at, false);
+        }
+        let step = match fate.lost {
+            Some(reason) => Step::Lost(packet.item, reason),
+            None => Step::Transmitted(Transmitted {
+                item: packet.item,
+                marked: packet.marked,
+                flipped: fate.flipped,
+                again: fate.duplicated,
+            }),
+        };
+        Some((at, step))
     }
 
-    fn start(&mut self) {
-        let Some(rate) = &mut self.rate else { return };
-        if let Some(Queued { item, since, len }) = self.waiting.pop_front() {
-            self.waiting_bytes -= u64::from(len);
-            self.transmitting = Some((rate.transmit(since, len), item));
+    /// Lets the transmitter, which is idle, go on with the next frame, if any. `arrived`: it has just come.
+    fn start(&mut self, now: Time, arrived: bool) {
+        if self.queue.len() == 0 {
+            // The discipline notes that its queue has run empty.
+            return self.take(now);
+        }
+        let begin = self.transmitter.begin(now, arrived);
+        if begin > now {
+            self.begin = Some(begin);
+        } else {
+            self.take(now);
+        }
+    }
+
+    /// Takes the next frame from the queue and transmits it.
+    fn take(&mut self, now: Time) {
+        let surroundings = self.surroundings(now, false);
+        if let Some(packet) = self.queue.dequeue(surroundings, &mut self.dropped) {
+            self.sending = Some(Sending {
+                end: self.transmitter.transmit(now, packet.header.len),
+                packet,
+                is_duplicate: false,
+            });
+        }
+    }
+
+    /// Shows every frame whose transmission has not ended to `visit`, in any order.
+    pub fn each_unsent(&mut self, visit: &mut dyn FnMut(&mut T)) {
+        self.queue.each(visit);
+        if let Some(sending) = &mut self.sending {
+            visit(&mut sending.packet.item);
         }
     }
 
     /// Frames waiting for the transmitter.
     pub fn queued(&self) -> usize {
-        self.waiting.len()
+        self.queue.len()
     }
 
     /// Frames anywhere in this direction.
     pub fn len(&self) -> usize {
-        self.waiting.len() + usize::from(self.transmitting.is_some()) + self.line.len()
+        self.queue.len() + usize::from(self.sending.is_some()) + self.propagation.len()
     }
 
     /// Whether there are none.
@@ -181,28 +341,51 @@ mod tests {
     use super::*;
     use crate::link::Streams;
     use proptest::prelude::*;
-    use topology::model::Queue;
+    use topology::model::{self, Limit};
 
     fn direction(rate: Option<u64>, delay_ns: u64, limit: Limit) -> Direction {
         Direction {
             rate,
             overhead: 24,
             delay: Duration::from_nanos(delay_ns),
-            queue: Queue { limit },
+            queue: model::Queue {
+                limit,
+                ..model::Queue::default()
+            },
             ..Direction::default()
         }
     }
 
     fn shaper(d: &Direction) -> Shaper<usize> {
-        Shaper::new(d, Loss::new(d.loss, Streams::new(1).next_stream()))
+        Shaper::new(d, &Streams::new(1).next_direction(), Time::ZERO)
+    }
+
+    fn header(len: u32) -> Header {
+        Header {
+            len,
+            ..Header::default()
+        }
+    }
+
+    /// As a shard does it.
+    fn offer(s: &mut Shaper<usize>, now: Time, item: usize, len: u32) -> Result<(), Reason> {
+        let marked = s.admit(now, header(len), false)?;
+        s.enqueue(now, item, header(len), marked, None);
+        Ok(())
     }
 
     /// Everything a shaper does up to `now`, as a shard would do it: arrivals by number and time.
     fn run(s: &mut Shaper<usize>, now: Time, out: &mut Vec<(usize, u64)>) {
         while let Some((at, step)) = s.step(now) {
             match step {
-                Step::Transmitted(i) => s.propagate(at, i),
+                Step::Transmitted(sent) => {
+                    s.propagate(at, sent.item);
+                    if sent.again {
+                        s.repeat(at, Some(sent.item));
+                    }
+                }
                 Step::Arrived(i) => out.push((i, at.as_nanos())),
+                Step::Lost(..) | Step::Begun => {}
             }
         }
     }
@@ -220,7 +403,7 @@ mod tests {
         let d = direction(Some(1_000_000_000), 1_000_000, Limit::Packets(100));
         let mut s = shaper(&d);
         for i in 0..3 {
-            s.enqueue(Time::from_nanos(100), i, 1476); // 12 µs with overhead
+            offer(&mut s, Time::from_nanos(100), i, 1476).unwrap(); // 12 µs with overhead
         }
         let mut out = Vec::new();
         run(&mut s, Time::from_nanos(1 << 40), &mut out);
@@ -230,15 +413,15 @@ mod tests {
     #[test]
     fn the_frame_in_transmission_does_not_count() {
         let mut s = shaper(&direction(Some(1000), 0, Limit::Packets(1)));
-        assert_eq!(s.check_room(100), Ok(()));
-        s.enqueue(Time::ZERO, 0, 100);
-        assert_eq!(s.check_room(100), Ok(()));
-        s.enqueue(Time::ZERO, 1, 100);
-        assert_eq!(s.check_room(100), Err(Full));
+        for i in 0..2 {
+            assert_eq!(offer(&mut s, Time::ZERO, i, 100), Ok(()));
+        }
+        assert!(!s.has_room(100));
+        assert_eq!(offer(&mut s, Time::ZERO, 2, 100), Err(Reason::Full));
         let mut none = shaper(&direction(Some(1000), 0, Limit::Packets(0)));
-        assert_eq!(none.check_room(100), Ok(()));
-        none.enqueue(Time::ZERO, 0, 100);
-        assert_eq!(none.check_room(100), Err(Full));
+        assert!(none.has_room(100));
+        assert_eq!(offer(&mut none, Time::ZERO, 0, 100), Ok(()));
+        assert_eq!(offer(&mut none, Time::ZERO, 1, 100), Err(Reason::Full));
     }
 
     /// The obviously correct model: for each frame, when its transmission starts and ends, as fractions with the rate as
@@ -289,9 +472,7 @@ mod tests {
             for (i, (at, len)) in frames.iter().enumerate() {
                 let at = Time::from_nanos(*at);
                 run(&mut s, at, &mut out);
-                if s.check_room(*len).is_ok() {
-                    s.enqueue(at, i, *len);
-                }
+                let _ = offer(&mut s, at, i, *len);
             }
             run(&mut s, Time::from_nanos(u64::MAX), &mut out);
             prop_assert!(s.is_empty());
@@ -304,7 +485,7 @@ mod tests {
             let d = direction(Some(rate), 0, Limit::Packets(1000));
             let mut s = shaper(&d);
             for (i, len) in lens.iter().enumerate() {
-                s.enqueue(Time::ZERO, i, *len);
+                offer(&mut s, Time::ZERO, i, *len).unwrap();
             }
             let mut out = Vec::new();
             run(&mut s, Time::from_nanos(u64::MAX), &mut out);

@@ -2,7 +2,7 @@
 
 use std::ptr;
 
-use super::chain::{Chain, advance};
+use super::chain::{Chain, advance, gather};
 use super::split::{Access, SplitRing, Violation};
 use crate::memory::Segment;
 use crate::net_header::Layout;
@@ -23,6 +23,13 @@ pub struct RxRing {
 pub struct Reservation {
     first: u16,
     count: u16,
+}
+
+impl Reservation {
+    /// How many buffers.
+    pub fn count(self) -> u16 {
+        self.count
+    }
 }
 
 /// Why there is no room for a frame.
@@ -105,6 +112,66 @@ impl RxRing {
             writer.segment(advance_or_same(*piece, skip as u32));
             skip = 0;
         }
+    }
+
+    /// Changes one byte of a frame in its buffers by `change`; returns what it was, or `None` if the frame is not so long.
+    pub fn update(
+        &mut self,
+        reservation: Reservation,
+        offset: u32,
+        change: impl FnOnce(u8) -> u8,
+    ) -> Option<u8> {
+        let mut skip = self.header.bytes() as u32 + offset;
+        let mut head = reservation.first;
+        for _ in 0..reservation.count {
+            let chain = &self.ring.chains[usize::from(head)];
+            if skip >= chain.written {
+                skip -= chain.written;
+                head = chain.next;
+                continue;
+            }
+            for segment in &chain.segments {
+                if skip >= segment.len {
+                    skip -= segment.len;
+                    continue;
+                }
+                let at = advance_or_same(*segment, skip).ptr;
+                // SAFETY: `skip` is less than the length of the segment, so this is a byte of a live mapping that can be read and
+                // written (`Segment`'s contract). The guest may change it at the same time, which changes only what it
+                // itself sees.
+                let before = unsafe { at.read_volatile() };
+                // SAFETY: as above.
+                unsafe { at.write_volatile(change(before)) };
+                return Some(before);
+            }
+        }
+        None
+    }
+
+    /// Reads a frame back from its buffers. What the guest has done to it in the meantime harms only itself.
+    pub fn read(&self, reservation: Reservation, out: &mut [u8]) {
+        let mut skip = self.header.bytes();
+        let mut done = 0;
+        let mut head = reservation.first;
+        for _ in 0..reservation.count {
+            let chain = &self.ring.chains[usize::from(head)];
+            for segment in &chain.segments {
+                let len = segment.len as usize;
+                if skip >= len {
+                    skip -= len;
+                    continue;
+                }
+                let piece = advance_or_same(*segment, skip as u32);
+                done += gather(&[piece], &mut out[done..]);
+                skip = 0;
+            }
+            head = chain.next;
+        }
+    }
+
+    /// Takes the last `count` buffers that were set aside back, as if that had not been done. None of them has been delivered.
+    pub fn unreserve(&mut self, count: u16) {
+        self.ring.unpop(count);
     }
 
     /// Returns the buffers of a frame to the guest, all at once.

@@ -1,12 +1,16 @@
 //! The data path of a shard, without threads and without a clock of its own.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use topology::model::Direction;
+
 use super::agenda::Agenda;
 use super::pool::Pool;
+use crate::classify::{self, Class, classify};
 use crate::clock::Time;
-use crate::config::{DirectionPlan, ShardPlan, Sink};
+use crate::config::{DirectionPlan, LinkChange, ShardPlan, Sink, TimedChange};
 use crate::counters::{DirectionCounters, Drop, PortCounters, ShardCounters};
 use crate::frame::{self, Frame, Info, Place, SenderRef};
 use crate::l2::Addresses;
@@ -93,10 +97,10 @@ pub(super) struct Port {
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) shaper: Shaper<Frame>,
-    pub(super) up: bool,
+    pub(super) attributes: Direction,
     pub(super) sink: Sink,
-    /// The port whose ring feeds it and waits for it: `completion: nic` on a link with a rate.
-    pub(super) holds_sender: Option<usize>,
+    /// The port whose ring feeds it, with `completion: nic`.
+    held_port: Option<usize>,
     /// The bridge whose frames it carries on.
     pub(super) bridge: Option<usize>,
     /// When a frame last entered; see [`Engine::moment`].
@@ -107,19 +111,34 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    fn new(plan: DirectionPlan) -> Self {
-        let shaper = Shaper::new(&plan.attributes, plan.loss);
-        let holds_sender = plan.held_port.filter(|_| shaper.path() == Path::Queued);
+    fn new(plan: DirectionPlan, origin: Time) -> Self {
         Self {
-            shaper,
-            up: plan.attributes.up,
+            shaper: Shaper::new(&plan.attributes, &plan.streams, origin),
+            attributes: plan.attributes,
             sink: plan.sink,
-            holds_sender,
+            held_port: plan.held_port,
             bridge: plan.bridge,
             entered: 0,
             pooled: 0,
             counters: plan.counters,
         }
+    }
+
+    /// The port whose ring waits for the transmitter.
+    #[inline]
+    fn holds_sender(&self) -> Option<usize> {
+        self.held_port
+            .filter(|_| self.shaper.path() == Path::Queued)
+    }
+
+    /// Whether frames of `port` wait in its buffers for the transmitter.
+    pub(super) fn waits_for(&self, port: usize) -> bool {
+        self.holds_sender() == Some(port)
+    }
+
+    #[inline]
+    pub(super) fn is_up(&self) -> bool {
+        self.attributes.up
     }
 
     #[inline]
@@ -148,8 +167,12 @@ pub struct Engine {
     pub(super) bridges: Vec<super::forward::Node>,
     pub(super) pool: Pool,
     pub(super) agenda: Agenda,
-    /// Directions a frame has yet to enter in the present moment.
-    pub(super) work: Vec<usize>,
+    /// Changes of links, in the order of time.
+    schedule: VecDeque<(Time, LinkChange)>,
+    /// The discipline of a link looks at headers.
+    pub(super) classifies: bool,
+    /// Directions frames have yet to enter in the present moment.
+    pub(super) work: Vec<(usize, Info)>,
     /// Counts the times a frame was sent on its way through the directions it can pass in no time.
     pub(super) moment: u64,
     pub(super) dirty_rx: Vec<usize>,
@@ -163,8 +186,8 @@ pub struct Engine {
 
 impl Engine {
     /// The data path of `plan`; `linger` is how long a ring is polled after its last frame before the guest is asked to kick
-    /// again.
-    pub fn new(plan: ShardPlan, linger: Duration) -> Self {
+    /// again. Schedules and traces begin at `origin`.
+    pub fn new(plan: ShardPlan, linger: Duration, origin: Time) -> Self {
         let port = |p: crate::config::ShardPort| Port {
             egress: p.egress,
             counters: p.counters,
@@ -172,7 +195,9 @@ impl Engine {
             rx_generation: 0,
         };
         let ports: Vec<Port> = plan.ports.into_iter().map(port).collect();
-        let lanes: Vec<Lane> = plan.directions.into_iter().map(Lane::new).collect();
+        let lane = |plan| Lane::new(plan, origin);
+        let lanes: Vec<Lane> = plan.directions.into_iter().map(lane).collect();
+        let timed = |change: TimedChange| (origin + change.at, change.change);
         Self {
             tx: ports.iter().map(|_| None).collect(),
             rx: ports.iter().map(|_| None).collect(),
@@ -180,6 +205,8 @@ impl Engine {
             dirty_tx: Vec::with_capacity(ports.len()),
             polled: Vec::with_capacity(ports.len()),
             agenda: Agenda::new(lanes.len()),
+            schedule: plan.schedule.into_iter().map(timed).collect(),
+            classifies: lanes.iter().any(|l| l.shaper.looks_at_headers()),
             work: Vec::with_capacity(lanes.len()),
             moment: 0,
             bridges: plan
@@ -284,7 +311,11 @@ impl Engine {
 
     /// When the next turn is due if nobody kicks.
     pub fn next_deadline(&self) -> Option<Time> {
-        self.agenda.next()
+        let change = self.schedule.front().map(|(at, _)| *at);
+        match (self.agenda.next(), change) {
+            (Some(event), Some(change)) => Some(event.min(change)),
+            (event, change) => event.or(change),
+        }
     }
 
     /// Whether no frame is inside a link.
@@ -299,26 +330,41 @@ impl Engine {
 
     fn run_events(&mut self, now: Time) -> bool {
         for n in 0..EVENTS {
-            let Some((at, lane)) = self.agenda.pop(now) else {
+            let change = self.schedule.front().map(|(at, _)| *at);
+            let change = change.filter(|at| *at <= now);
+            if let Some((at, lane)) = self.agenda.pop(change.unwrap_or(now)) {
+                self.run_event(lane, at, now);
+            } else if change.is_some()
+                && let Some((at, change)) = self.schedule.pop_front()
+            {
+                self.change(&change, at);
+            } else {
                 return n > 0;
-            };
-            let step = self.lanes[lane].shaper.step(at);
-            self.agenda.schedule(lane, self.lanes[lane].shaper.next());
-            match step {
-                Some((at, Step::Transmitted(frame))) => {
-                    self.transmitted(lane, frame, at);
-                    self.unblock(lane, now);
-                }
-                Some((at, Step::Arrived(frame))) => self.arrived(lane, frame, at),
-                None => {}
             }
         }
         true
     }
 
+    fn run_event(&mut self, lane: usize, at: Time, now: Time) {
+        let step = self.lanes[lane].shaper.step(at);
+        let freed = !matches!(step, None | Some((_, Step::Arrived(_))));
+        match step {
+            Some((at, Step::Transmitted(sent))) => self.transmitted(lane, sent, at),
+            Some((_, Step::Lost(frame, reason))) => self.discard(lane, frame, reason.into()),
+            Some((at, Step::Arrived(frame))) => self.arrived(lane, frame, at),
+            Some((_, Step::Begun)) | None => {}
+        }
+        self.agenda.schedule(lane, self.lanes[lane].shaper.next());
+        if freed {
+            self.release_dropped(lane);
+            self.note_queue(lane);
+            self.unblock(lane, now);
+        }
+    }
+
     /// The transmitter of a lane has become free; the ring that feeds it may go on.
-    fn unblock(&mut self, lane: usize, now: Time) {
-        if let Some(port) = self.lanes[lane].holds_sender
+    pub(super) fn unblock(&mut self, lane: usize, now: Time) {
+        if let Some(port) = self.lanes[lane].held_port
             && let Some(side) = &mut self.tx[port]
             && side.state == Polling::Blocked
         {
@@ -365,8 +411,8 @@ impl Engine {
     fn poll(&mut self, port: usize, now: Time) -> usize {
         let egress = self.ports[port].egress;
         for n in 0..BATCH {
-            let held_by = egress.filter(|lane| self.lanes[*lane].holds_sender.is_some());
-            let full = held_by.is_some_and(|lane| self.lanes[lane].shaper.check_room(0).is_err());
+            let held_by = egress.filter(|lane| self.lanes[*lane].holds_sender().is_some());
+            let full = held_by.is_some_and(|lane| !self.lanes[lane].shaper.has_room(0));
             let Some(side) = &mut self.tx[port] else {
                 return n;
             };
@@ -422,8 +468,22 @@ impl Engine {
                 addresses
             }),
         };
-        let info = Info { len, addresses };
-        if self.lanes[lane].holds_sender.is_some() {
+        let class = match self.tx[port].as_ref() {
+            Some(side) if self.classifies => {
+                let mut headers = [0; classify::HEADER_BYTES];
+                let len = side.ring.peek(head, &mut headers);
+                classify(&headers[..len])
+            }
+            _ => Class::default(),
+        };
+        let info = Info {
+            len,
+            class,
+            marked: false,
+            flipped: None,
+            addresses,
+        };
+        if self.lanes[lane].holds_sender().is_some() {
             self.enter_held(lane, info, place, now);
         } else {
             self.send(lane, info, place, now);
@@ -435,12 +495,37 @@ impl Engine {
     fn enter_held(&mut self, lane: usize, info: Info, place: Place, now: Time) {
         let l = &mut self.lanes[lane];
         l.count_in(info.len);
-        if !l.up {
+        if !l.is_up() {
             l.counters.drops.count(Drop::Carrier);
             return self.release(place);
         }
-        let lost = l.shaper.draw_loss();
-        self.enqueue(lane, Frame { info, place, lost }, now);
+        let admitted = l.shaper.admit(now, info.header(), true);
+        self.release_dropped(lane);
+        match admitted {
+            Ok(marked) => self.enqueue(lane, Frame { info, place }, marked, None, now),
+            Err(reason) => {
+                self.lanes[lane].counters.drops.count(reason.into());
+                self.release(place);
+            }
+        }
+    }
+
+    /// Gives back what frames occupy that a queue has let in and dropped.
+    pub(super) fn release_dropped(&mut self, lane: usize) {
+        while let Some((frame, reason)) = self.lanes[lane].shaper.dropped() {
+            self.discard(lane, frame, reason.into());
+        }
+    }
+
+    /// Drops a frame that is inside a lane.
+    pub(super) fn discard(&mut self, lane: usize, frame: Frame, reason: Drop) {
+        let l = &mut self.lanes[lane];
+        l.counters.drops.count(reason);
+        // Frames in the receiver's buffers are not dropped: see `Engine::unbind`.
+        if matches!(frame.place, Place::Pool(_)) {
+            l.pooled -= 1;
+        }
+        self.release(frame.place);
     }
 
     /// Gives back what a frame occupies. A frame in the receiver's buffers has been delivered, or has gone with its ring.

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use super::engine::{Engine, Queue, Stopped};
+use crate::classify::Ecn;
 use crate::clock::Time;
 use crate::config::{BridgePlan, Sink};
 use crate::counters::{BridgeCounters, Drop};
-use crate::frame::{Frame, Info, Place};
+use crate::frame::{Frame, Info, Place, SenderRef};
 use crate::l2::{Bridge, Verdict};
-use crate::link::Path;
+use crate::link::{Fate, Path, Transmitted};
 use crate::memory::Segment;
-use crate::ring::{NoBuffer, Reservation, gather};
+use crate::ring::{NoBuffer, Reservation, RxRing, gather};
 
 /// A layer-2 node in place.
 #[derive(Debug)]
@@ -38,25 +39,39 @@ impl Engine {
     /// Lets a frame enter `lane` and go on, in the same moment, as far as no link holds it up. Its place still belongs to
     /// the caller afterwards.
     pub(super) fn send(&mut self, lane: usize, info: Info, place: Place, now: Time) {
-        self.work.push(lane);
-        self.run_work(info, place, now);
+        self.work.push((lane, info));
+        self.run_work(place, now);
     }
 
     /// A frame's transmission has ended.
-    pub(super) fn transmitted(&mut self, lane: usize, frame: Frame, at: Time) {
-        self.note_queue(lane);
-        if frame.lost {
-            self.drop(lane, Drop::Loss);
-            return self.release(frame.place);
+    pub(super) fn transmitted(&mut self, lane: usize, sent: Transmitted<Frame>, at: Time) {
+        let Transmitted {
+            item: mut frame,
+            marked,
+            flipped,
+            again,
+        } = sent;
+        if again {
+            let copy = self.duplicate(lane, frame.place);
+            let copy = copy.map(|place| Frame { place, ..frame });
+            self.lanes[lane].shaper.repeat(at, copy);
         }
+        self.touch(lane, &mut frame.info, marked, flipped);
+        // The sender's buffers are still needed for the copy.
+        let lent = again && matches!(frame.place, Place::Sender(_));
         if self.lanes[lane].shaper.is_immediate() {
+            if lent {
+                return self.reach(lane, frame, at);
+            }
             return self.arrived(lane, frame, at);
         }
         // The sender gets its buffers back now, not a propagation delay later.
         let place = match frame.place {
             Place::Sender(_) => {
                 let held = self.hold(lane, frame.info, frame.place);
-                self.release(frame.place);
+                if !lent {
+                    self.release(frame.place);
+                }
                 match held {
                     Ok(place) => place,
                     Err(reason) => return self.drop(lane, reason),
@@ -75,26 +90,67 @@ impl Engine {
         if matches!(frame.place, Place::Pool(_)) {
             self.lanes[lane].pooled -= 1;
         }
-        self.leave(lane, frame.info, frame.place, at);
-        self.run_work(frame.info, frame.place, at);
+        self.reach(lane, frame, at);
         self.release(frame.place);
     }
 
-    /// Puts a frame into the queue of a lane.
-    pub(super) fn enqueue(&mut self, lane: usize, frame: Frame, now: Time) {
-        self.lanes[lane].shaper.enqueue(now, frame, frame.info.len);
+    fn reach(&mut self, lane: usize, frame: Frame, at: Time) {
+        self.leave(lane, frame.info, frame.place, at);
+        self.run_work(frame.place, at);
+    }
+
+    /// A second user of where a frame is. A frame in the receiver's buffers came before the link began to duplicate.
+    fn duplicate(&mut self, lane: usize, place: Place) -> Option<Place> {
+        match place {
+            Place::Pool(slot) => {
+                self.pool.share(slot);
+                self.lanes[lane].pooled += 1;
+            }
+            Place::Sender(_) | Place::Nowhere => {}
+            Place::Receiver { .. } => return None,
+        }
+        self.lanes[lane].counters.duplicated.add(1);
+        Some(place)
+    }
+
+    /// Notes what is to be done to a frame on delivery.
+    #[inline]
+    fn touch(&self, lane: usize, info: &mut Info, marked: bool, flipped: Option<u32>) {
+        let counters = &self.lanes[lane].counters;
+        if marked {
+            counters.marked.add(1);
+            info.marked = true;
+        }
+        if flipped.is_some() {
+            counters.corrupted.add(1);
+            info.flipped = info.flipped.or(flipped);
+        }
+    }
+
+    /// Puts a frame that was admitted into the queue of a lane.
+    pub(super) fn enqueue(
+        &mut self,
+        lane: usize,
+        frame: Frame,
+        marked: bool,
+        fate: Option<Fate>,
+        now: Time,
+    ) {
+        let shaper = &mut self.lanes[lane].shaper;
+        shaper.enqueue(now, frame, frame.info.header(), marked, fate);
         self.agenda.schedule(lane, self.lanes[lane].shaper.next());
+        self.release_dropped(lane);
         self.note_queue(lane);
     }
 
-    fn note_queue(&self, lane: usize) {
+    pub(super) fn note_queue(&self, lane: usize) {
         let lane = &self.lanes[lane];
         lane.counters.queued.set(lane.shaper.queued() as u64);
     }
 
-    fn run_work(&mut self, info: Info, place: Place, now: Time) {
+    fn run_work(&mut self, place: Place, now: Time) {
         self.moment += 1;
-        while let Some(lane) = self.work.pop() {
+        while let Some((lane, info)) = self.work.pop() {
             // Without a loop a frame enters each direction once; with one, it must not circle in no time.
             if std::mem::replace(&mut self.lanes[lane].entered, self.moment) == self.moment {
                 if let Some(bridge) = self.lanes[lane].bridge {
@@ -103,8 +159,8 @@ impl Engine {
                 continue;
             }
             match self.enter(lane, info, place, now) {
-                Ok(true) => self.leave(lane, info, place, now),
-                Ok(false) => {}
+                Ok(Some(info)) => self.leave(lane, info, place, now),
+                Ok(None) => {}
                 Err(reason) => self.drop(lane, reason),
             }
         }
@@ -114,44 +170,71 @@ impl Engine {
         self.lanes[lane].counters.drops.count(reason);
     }
 
-    /// Lets a frame into a lane. `true` if it is at the other end already.
+    /// Lets a frame into a lane. If it is at the other end already, what is known of it there.
     #[inline]
-    fn enter(&mut self, lane: usize, info: Info, place: Place, now: Time) -> Result<bool, Drop> {
+    fn enter(
+        &mut self,
+        lane: usize,
+        mut info: Info,
+        place: Place,
+        now: Time,
+    ) -> Result<Option<Info>, Drop> {
         let l = &mut self.lanes[lane];
         l.count_in(info.len);
-        if !l.up {
+        if !l.is_up() {
             return Err(Drop::Carrier);
         }
         match l.shaper.path() {
-            Path::Straight if l.shaper.draw_loss() => Err(Drop::Loss),
-            Path::Straight => Ok(true),
-            Path::Delayed => {
-                if l.shaper.draw_loss() {
-                    return Err(Drop::Loss);
+            Path::Straight => {
+                let fate = l.shaper.fate(info.len);
+                if let Some(reason) = fate.lost {
+                    return Err(reason.into());
                 }
-                let place = self.hold(lane, info, place)?;
-                self.lanes[lane].shaper.propagate(
-                    now,
-                    Frame {
-                        info,
-                        place,
-                        lost: false,
-                    },
-                );
-                self.agenda.schedule(lane, self.lanes[lane].shaper.next());
-                Ok(false)
+                self.touch(lane, &mut info, false, fate.flipped);
+                Ok(Some(info))
+            }
+            Path::Delayed => {
+                let fate = l.shaper.fate(info.len);
+                if let Some(reason) = fate.lost {
+                    return Err(reason.into());
+                }
+                if fate.duplicated {
+                    l.counters.duplicated.add(1);
+                    let fate = l.shaper.fate_of_duplicate(info.len);
+                    self.depart(lane, info, place, fate, now);
+                }
+                self.depart(lane, info, place, fate, now);
+                Ok(None)
             }
             Path::Queued => {
-                l.shaper.check_room(info.len).map_err(|_| Drop::Queue)?;
-                let lost = l.shaper.draw_loss();
-                let place = if lost {
-                    Place::Nowhere
-                } else {
-                    self.hold(lane, info, place)?
+                let admitted = l.shaper.admit(now, info.header(), false);
+                // Room is made before the frame that has come needs it.
+                self.release_dropped(lane);
+                let marked = admitted?;
+                let fate = self.lanes[lane].shaper.foretell(info.len);
+                let place = match fate {
+                    Some(Fate { lost: Some(_), .. }) => Place::Nowhere,
+                    _ => self.hold(lane, info, place)?,
                 };
-                self.enqueue(lane, Frame { info, place, lost }, now);
-                Ok(false)
+                self.enqueue(lane, Frame { info, place }, marked, fate, now);
+                Ok(None)
             }
+        }
+    }
+
+    /// Sends a frame on its way over a lane without a transmitter, or drops it.
+    fn depart(&mut self, lane: usize, mut info: Info, place: Place, fate: Fate, now: Time) {
+        if let Some(reason) = fate.lost {
+            return self.drop(lane, reason.into());
+        }
+        self.touch(lane, &mut info, false, fate.flipped);
+        match self.hold(lane, info, place) {
+            Ok(place) => {
+                let frame = Frame { info, place };
+                self.lanes[lane].shaper.propagate(now, frame);
+                self.agenda.schedule(lane, self.lanes[lane].shaper.next());
+            }
+            Err(reason) => self.drop(lane, reason),
         }
     }
 
@@ -174,16 +257,16 @@ impl Engine {
         let node = &mut self.bridges[bridge];
         node.counters.frames.add(1);
         // Every lane that leads to a bridge has had the addresses read.
-        let Some(addresses) = info.addresses else {
+        let Some(addresses) = info.addresses_on_arrival() else {
             return;
         };
         match node.bridge.decide(port, &addresses, at) {
-            Verdict::Forward(to) => self.work.push(node.egress[to]),
+            Verdict::Forward(to) => self.work.push((node.egress[to], info)),
             Verdict::Filter => node.counters.filtered.add(1),
             Verdict::Flood => {
                 node.counters.flooded.add(1);
                 let others = node.egress.iter().enumerate().filter(|(p, _)| *p != port);
-                self.work.extend(others.map(|(_, lane)| *lane));
+                self.work.extend(others.map(|(_, lane)| (*lane, info)));
             }
         }
         node.counters.learnt.set(node.bridge.learnt() as u64);
@@ -193,11 +276,14 @@ impl Engine {
     /// the caller.
     fn hold(&mut self, lane: usize, info: Info, place: Place) -> Result<Place, Drop> {
         if let Sink::Port(port) = self.lanes[lane].sink
-            && matches!(place, Place::Sender(_))
+            && let Place::Sender(sender) = place
         {
             match self.rx[port].as_ref() {
                 // Nobody there to receive it: it takes its time on the wire all the same.
                 None => return Ok(Place::Nowhere),
+                // Buffers are returned in the order in which they were set aside, so that is only for frames that arrive in
+                // the order in which they come here.
+                Some(_) if !self.keeps_order(lane, sender) => {}
                 // Buffers set aside for later frames would be missing when those in the pool arrive; so once one is in the
                 // pool, all are until it is empty.
                 Some(_) if self.lanes[lane].pooled == 0 => {
@@ -241,6 +327,17 @@ impl Engine {
         Ok(Place::Pool(slot))
     }
 
+    /// Whether frames that come from `sender` and need a place now arrive in this order, and all of them.
+    fn keeps_order(&self, lane: usize, sender: SenderRef) -> bool {
+        let l = &self.lanes[lane];
+        // Frames that have waited in the sender's buffers have left the queue.
+        if l.waits_for(sender.port) {
+            !l.shaper.may_reorder()
+        } else {
+            l.shaper.is_ordered()
+        }
+    }
+
     /// Hands a frame that has arrived to the guest of `port`; it sees it with the next publication.
     fn deliver(&mut self, lane: usize, port: usize, info: Info, place: Place) -> Result<(), Drop> {
         let reservation = match place {
@@ -260,6 +357,15 @@ impl Engine {
             .as_mut()
             .filter(|side| !side.broken)
             .ok_or(Drop::Disconnected)?;
+        if info.marked
+            && let Some(ecn) = info.class.ecn
+        {
+            mark(&mut side.ring, reservation, ecn);
+        }
+        if let Some(bit) = info.flipped {
+            let flip = |byte| byte ^ 1 << (bit % 8);
+            side.ring.update(reservation, bit / 8, flip);
+        }
         side.ring.deliver(reservation);
         if !side.dirty {
             side.dirty = true;
@@ -314,5 +420,27 @@ impl Engine {
             .fill(reservation, start.map_or(&[], |a| &a[..]), pieces);
         self.lanes[lane].counters.bytes_copied.add(info.len.into());
         Ok(reservation)
+    }
+}
+
+/// Sets CE (RFC 3168) in a frame that has been copied to its receiver, whose header was checked when it was taken. What the receiver
+/// does to it in the meantime harms only itself.
+fn mark(ring: &mut RxRing, reservation: Reservation, ecn: Ecn) {
+    match ecn {
+        Ecn::V6(ip) => {
+            ring.update(reservation, u32::from(ip) + 1, |byte| byte | 0x30);
+        }
+        Ecn::V4(ip) => {
+            let ip = u32::from(ip);
+            let before = ring.update(reservation, ip + 1, |tos| tos | 3);
+            let added = before.map_or(0, |tos| 3 - (tos & 3));
+            let high = ring.update(reservation, ip + 10, |byte| byte).unwrap_or(0);
+            let low = ring.update(reservation, ip + 11, |byte| byte).unwrap_or(0);
+            // RFC 1624: HC' = ~(~HC + (m' - m)).
+            let sum = u32::from(!u16::from_be_bytes([high, low])) + u32::from(added);
+            let [high, low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
+            ring.update(reservation, ip + 10, |_| high);
+            ring.update(reservation, ip + 11, |_| low);
+        }
     }
 }

@@ -9,6 +9,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
 use super::Queue;
+use crate::config::LinkChange;
 use crate::ring::{EventFd, RxRing, TxRing};
 
 /// A request to a shard. Rings are made and freed by the control thread, so the shard allocates nothing for them.
@@ -35,6 +36,11 @@ pub enum Message {
         port: usize,
         queue: Queue,
         call: Option<EventFd>,
+    },
+    /// Set new attributes of a link, then say so.
+    Change {
+        change: Box<LinkChange>,
+        done: Sender<()>,
     },
     /// End.
     Stop,
@@ -86,6 +92,14 @@ impl Handle {
         // Cannot fail but for a full counter, which wakes the shard as well.
         let _ = rustix::io::write(&self.bell.fd, &1u64.to_ne_bytes());
         Ok(())
+    }
+
+    /// Changes a link and waits until that is done.
+    pub fn change(&self, change: LinkChange) -> Result<(), Gone> {
+        let (done, answer) = mpsc::channel();
+        let change = Box::new(change);
+        self.send(Message::Change { change, done })?;
+        answer.recv().map_err(|_| Gone)
     }
 
     /// Takes a ring away from the shard and waits until it has let go.

@@ -1,6 +1,7 @@
 //! Shards: threads that own rings, links and layer-2 nodes outright.
 
 mod agenda;
+mod change;
 mod engine;
 mod forward;
 mod mailbox;
@@ -64,6 +65,7 @@ pub fn spawn(
     number: usize,
     plan: ShardPlan,
     timing: Timing,
+    origin: Time,
     reports: SyncSender<Report>,
 ) -> io::Result<(Handle, JoinHandle<()>)> {
     let (handle, mailbox) = Mailbox::new()?;
@@ -77,7 +79,7 @@ pub fn spawn(
     let patience = Patience::from(timing);
     let counters = Arc::clone(&plan.counters);
     let kicks = plan.ports.iter().map(|_| None).collect();
-    let engine = Engine::new(plan, patience.linger);
+    let engine = Engine::new(plan, patience.linger, origin);
     let shard = Shard {
         number,
         engine,
@@ -228,6 +230,11 @@ impl Shard {
                     };
                     // A control thread that does not wait for the answer has ended.
                     let _ = ack.send(returned);
+                }
+                Message::Change { change, done } => {
+                    self.engine.change(&change, Time::now());
+                    // Who does not wait for it has ended.
+                    let _ = done.send(());
                 }
                 Message::SetCall { port, queue, call } => self.engine.set_call(port, queue, call),
                 Message::Stop => return false,

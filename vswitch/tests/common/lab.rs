@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use topology::model::{
-    Completion, Direction, EndPolicy, Endpoint, Interface, Link, Machine, Node, NodeKind, Role,
-    SwitchNode, Timing, Topology,
+    Change, Completion, Direction, EndPolicy, Endpoint, Interface, Link, Machine, Node, NodeKind,
+    Patch, Role, SwitchNode, Timing, Topology,
 };
 use topology::net::MacAddr;
 use vswitch::port::Policy;
@@ -99,7 +99,14 @@ impl Lab {
             ends,
             directions: [direction.clone(), direction.clone()],
             completion,
+            schedule: Vec::new(),
         });
+    }
+
+    /// Changes the link made last.
+    pub fn schedule(&mut self, at: Duration, set: [Patch; 2]) {
+        let link = self.links.last_mut().unwrap();
+        link.schedule.push(Change { at, set });
     }
 
     /// A link without shaping.

@@ -30,8 +30,8 @@ impl VirtualLab {
     /// A running lab with a guest at each interface.
     pub fn new(topology: &Topology, shape: Shape) -> Self {
         let mut plan = Plan::new(topology, 1).unwrap();
-        let engine = Engine::new(plan.shards.remove(0), Duration::ZERO);
         let now = Time::from_nanos(1_000_000_000);
+        let engine = Engine::new(plan.shards.remove(0), Duration::ZERO, now);
         let mut lab = Self {
             engine,
             ports: plan.ports,

@@ -1680,7 +1680,9 @@ fn control_characters_of_the_file_do_not_reach_the_terminal() {
 
 #[test]
 fn shaping() {
-    check_link(r#""queue": { "kind": "fiffo" }"#, expect![[r#"
+    check_link(
+        r#""queue": { "kind": "fiffo" }"#,
+        expect![[r#"
         error: unknown value `fiffo`
          --> lab.json:6:20
           |
@@ -1688,8 +1690,11 @@ fn shaping() {
           |                    ^^^^^^^
           |
           = help: did you mean `fifo`?
-    "#]]);
-    check_link(r#""queue": { "kind": "sfq", "flows": 3 }"#, expect![[r#"
+    "#]],
+    );
+    check_link(
+        r#""queue": { "kind": "sfq", "flows": 3 }"#,
+        expect![[r#"
         error: unknown value `sfq`
          --> lab.json:6:20
           |
@@ -1697,8 +1702,11 @@ fn shaping() {
           |                    ^^^^^
           |
           = help: did you mean `wfq`?
-    "#]]);
-    check_link(r#""queue": { "target": "5ms" }"#, expect![[r#"
+    "#]],
+    );
+    check_link(
+        r#""queue": { "target": "5ms" }"#,
+        expect![[r#"
         error: unknown field `target` of kind `fifo`
          --> lab.json:6:12
           |
@@ -1706,7 +1714,8 @@ fn shaping() {
           |            ^^^^^^^^
           |
           = help: fields: limit, drop
-    "#]]);
+    "#]],
+    );
     check_link(
         r#""queue": { "kind": "codel", "quantum": "1514B" }"#,
         expect![[r#"
@@ -1719,7 +1728,9 @@ fn shaping() {
               = help: fields: limit, target, interval, ecn
         "#]],
     );
-    check_link(r#""queue": "red""#, expect![[r#"
+    check_link(
+        r#""queue": "red""#,
+        expect![[r#"
         error: found a string, expected an object
          --> lab.json:6:10
           |
@@ -1727,7 +1738,8 @@ fn shaping() {
           |          ^^^^^
           |
           = help: write {"kind": "red"}
-    "#]]);
+    "#]],
+    );
     check_link(
         r#""queue": { "kind": "red", "min-th": "10packets", "max-th": "20kB" }"#,
         expect![[r#"
@@ -1798,7 +1810,9 @@ fn shaping() {
               |                                    ^^^^^
         "#]],
     );
-    check_link(r#""loss": 0.01"#, expect![[r#"
+    check_link(
+        r#""loss": 0.01"#,
+        expect![[r#"
         error: a probability needs a unit, and `0.01` has none
          --> lab.json:6:9
           |
@@ -1806,7 +1820,8 @@ fn shaping() {
           |         ^^^^
           |
           = help: write "0.01%"
-    "#]]);
+    "#]],
+    );
     check_link(
         r#""loss": { "gilbert-elliott": { "p": "1%" } }"#,
         expect![[r#"
@@ -1817,7 +1832,9 @@ fn shaping() {
               |           ^^^^^^^^^^^^^^^^^
         "#]],
     );
-    check_link(r#""loss": { "every": 0 }"#, expect![[r#"
+    check_link(
+        r#""loss": { "every": 0 }"#,
+        expect![[r#"
         error: `every` is 0, out of range
          --> lab.json:6:20
           |
@@ -1825,8 +1842,11 @@ fn shaping() {
           |                    ^
           |
           = help: it must be from 1 to 4294967295
-    "#]]);
-    check_link(r#""loss": {}"#, expect![[r#"
+    "#]],
+    );
+    check_link(
+        r#""loss": {}"#,
+        expect![[r#"
         error: exactly one of `gilbert-elliott` and `every` is needed
          --> lab.json:6:1
           |
@@ -1834,7 +1854,8 @@ fn shaping() {
           | ^^^^^^
           |
           = help: for independent losses write a probability, as in "1%"
-    "#]]);
+    "#]],
+    );
     check_link(
         r#""loss": { "every": 3, "gilbert-elliott": { "p": "1%", "r": "1%" } }"#,
         expect![[r#"
@@ -1847,7 +1868,9 @@ fn shaping() {
               = help: for independent losses write a probability, as in "1%"
         "#]],
     );
-    check_link(r#""ber": 2"#, expect![[r#"
+    check_link(
+        r#""ber": 2"#,
+        expect![[r#"
         error: `ber` is 2, out of range
          --> lab.json:6:8
           |
@@ -1855,15 +1878,21 @@ fn shaping() {
           |        ^
           |
           = help: it must be from 0 to 1
-    "#]]);
-    check_link(r#""ber": "1e-6""#, expect![[r#"
+    "#]],
+    );
+    check_link(
+        r#""ber": "1e-6""#,
+        expect![[r#"
         error: found the string "1e-6", expected a number
          --> lab.json:6:8
           |
         6 | "ber": "1e-6" } ] }
           |        ^^^^^^
-    "#]]);
-    check_link(r#""jitter": 5"#, expect![[r#"
+    "#]],
+    );
+    check_link(
+        r#""jitter": 5"#,
+        expect![[r#"
         error: a time needs a unit, and `5` has none
          --> lab.json:6:11
           |
@@ -1871,7 +1900,8 @@ fn shaping() {
           |           ^
           |
           = help: write "5us", "5ms" or "5s"
-    "#]]);
+    "#]],
+    );
     check_link(
         r#""jitter": { "spread": "1ms", "distribution": "gauss" }"#,
         expect![[r#"
@@ -1908,13 +1938,16 @@ fn shaping() {
               = help: remove `table` or `distribution`
         "#]],
     );
-    check_link(r#""reorder": "5%""#, expect![[r#"
+    check_link(
+        r#""reorder": "5%""#,
+        expect![[r#"
         error: found the string "5%", expected true, false or an object
          --> lab.json:6:12
           |
         6 | "reorder": "5%" } ] }
           |            ^^^^
-    "#]]);
+    "#]],
+    );
     check_link(
         r#""reorder": { "probability": "5%", "gap": 0 }"#,
         expect![[r#"

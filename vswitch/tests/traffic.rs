@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 
 use common::driver::{Guest, Shape};
@@ -11,7 +11,9 @@ use common::lab::{Lab, Running, pair};
 use common::{BROADCAST, eventually, frame, mac};
 use vhost::VhostBackend;
 use vhost::vhost_user::VhostUserFrontend;
+use vswitch::control::Server;
 use vswitch::port::features::OFFERED;
+use vswitch::socket::Socket;
 
 /// A connected guest.
 struct Station {
@@ -249,6 +251,63 @@ fn too_big_without_mergeable_buffers() {
     a.guest.send(&fits);
     b.expect(&fits);
     assert_eq!(lab.direction("a.eth0", "b.eth0").drops.too_big, 1);
+}
+
+/// A line to the control socket, and its answer.
+fn ask(stream: &UnixStream, request: &str) -> String {
+    let mut line = request.as_bytes().to_vec();
+    line.push(b'\n');
+    (&mut &*stream).write_all(&line).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn a_link_is_changed_by_request() {
+    let lab = pair().run();
+    let path = lab.dir.path().join("control.sock");
+    let socket = Socket::listen(&path).unwrap();
+    let server = Server::start(socket, lab.switch.view()).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    let mut a = Station::new(&lab, "a.eth0", Shape::default());
+    let mut b = Station::new(&lab, "b.eth0", Shape::default());
+    let (there, back) = (frame(mac(2), mac(1), 100, 1), frame(mac(1), mac(2), 100, 2));
+    let set = |what: &str| {
+        let request = format!(r#"{{"op":"set","link":"link0","set":{what}}}"#);
+        assert_eq!(ask(&stream, &request), "{\"set\":\"done\"}\n");
+    };
+    set(r#"{"rate": "1Gbit", "queue": {"kind": "fq_codel"}, "backward": {"up": false}}"#);
+    a.guest.send(&there);
+    b.expect(&there);
+    b.guest.send(&back);
+    eventually("a drop", || {
+        lab.direction("b.eth0", "a.eth0").drops.carrier == 1
+    });
+    set(r#"{"up": true, "rate": "unlimited"}"#);
+    b.guest.send(&back);
+    a.expect(&back);
+    for (request, says) in [
+        (
+            r#"{"op":"set","link":"no","set":{"up":true}}"#,
+            "no link `no`",
+        ),
+        (
+            r#"{"op":"set","link":"link0","set":{"loss":1}}"#,
+            "needs a unit",
+        ),
+        (r#"{"op":"set","link":"link0","set":{}}"#, "nothing is set"),
+        (r#"{"op":"set","link":"link0"}"#, "not a request"),
+        (r#"{"op":"stop"}"#, "unknown variant `stop`"),
+    ] {
+        let answer = ask(&stream, request);
+        assert!(
+            answer.starts_with("{\"error\":") && answer.contains(says),
+            "{answer}"
+        );
+    }
+    assert!(ask(&stream, r#"{"op":"stats"}"#).starts_with("{\"stats\":{"));
+    drop(server);
 }
 
 /// A receiver that posts nothing costs a counted drop per frame, and the sender's buffers come back.

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::world::{World, bin_dir, image_dir, workspace};
@@ -54,23 +54,39 @@ pub struct Case {
 }
 
 /// Lists or runs `cases`, as the arguments of this process say.
+///
+/// Where engine `kvm` needs the nested host, the cases of one module share a host and count as one test: a boot
+/// takes as long as a case.
 pub fn main(cases: Vec<Case>) -> ExitCode {
     let arguments = Arguments::from_args();
     let nested = std::env::var_os(NESTED).is_some();
-    let mut reasons = Vec::new();
-    let trials = cases
-        .into_iter()
-        .map(|case| {
-            // Inside the nested host a case must run or fail.
-            let obstacle = if nested { None } else { obstacle(case.needs) };
-            if let Some(reason) = &obstacle {
-                reasons.push(format!("SKIP {}: {reason}", case.name));
+    let in_place = nested || has_kvm();
+    let mut tests: Vec<(String, Needs, Test)> = Vec::new();
+    for case in cases {
+        if case.needs == Needs::Machines(Engine::Kvm) && !in_place {
+            let module = case
+                .name
+                .rsplit_once("::")
+                .map_or(&*case.name, |(module, _)| module)
+                .to_owned();
+            if tests.iter().all(|(name, ..)| *name != module) {
+                let test = module.clone();
+                tests.push((module, case.needs, Box::new(move || run_nested(&test))));
             }
+        } else {
+            tests.push((case.name.clone(), case.needs, Box::new(move || run(&case))));
+        }
+    }
+    let mut reasons = Vec::new();
+    let trials = tests
+        .into_iter()
+        .map(|(name, needs, test)| {
+            // Inside the nested host a case must run or fail.
+            let obstacle = if nested { None } else { obstacle(needs) };
             let ignored = obstacle.is_some();
-            Trial::test(case.name.clone(), move || {
-                run(&case, nested).map_err(|error| failed(&error))
-            })
-            .with_ignored_flag(ignored)
+            reasons.extend(obstacle.map(|reason| format!("SKIP {name}: {reason}")));
+            Trial::test(name, move || test().map_err(|error| failed(&error)))
+                .with_ignored_flag(ignored)
         })
         .collect();
     // The runner lists twice, once for the ignored ones alone.
@@ -82,15 +98,14 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
+type Test = Box<dyn FnOnce() -> Result<()> + Send>;
+
 fn failed(error: &anyhow::Error) -> Failed {
     // Without the backtrace that `{:?}` adds: it only shows the runner.
     format!("{error:#}").into()
 }
 
-fn run(case: &Case, nested: bool) -> Result<()> {
-    if case.needs == Needs::Machines(Engine::Kvm) && !nested && !has_kvm() {
-        return run_nested(&case.name);
-    }
+fn run(case: &Case) -> Result<()> {
     let engine = match case.needs {
         Needs::Machines(engine) => Some(engine),
         Needs::Programs => None,
@@ -106,17 +121,16 @@ fn run(case: &Case, nested: bool) -> Result<()> {
     result.and(left)
 }
 
-fn run_nested(name: &str) -> Result<()> {
+/// Runs the cases of a module in the nested host, one after the other.
+fn run_nested(module: &str) -> Result<()> {
     let status = Command::new(workspace().join("tests/nested/run"))
-        .args(["--timeout", "600", "--"])
+        .args(["--timeout", "590", "--"])
         .arg(std::env::current_exe()?)
-        .args(["--exact", name, "--nocapture"])
+        .args([&format!("{module}::"), "--test-threads=1", "--nocapture"])
         .env(NESTED, "1")
         .status()
         .context("tests/nested/run cannot be started")?;
-    if !status.success() {
-        bail!("failed in the nested host ({status})");
-    }
+    ensure!(status.success(), "failed in the nested host ({status})");
     Ok(())
 }
 

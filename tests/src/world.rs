@@ -226,14 +226,16 @@ pub fn config(name: &str) -> PathBuf {
     workspace().join("configs").join(name)
 }
 
-/// Where cargo puts the programs of the profile that this test was built with.
+/// Where the programs under test are: `$HOPYARD_BIN`, else where cargo puts them for the profile of this test.
 pub fn bin_dir() -> Result<PathBuf> {
+    if let Some(folder) = std::env::var_os("HOPYARD_BIN") {
+        return Ok(std::fs::canonicalize(folder)?);
+    }
     let test = std::env::current_exe()?;
-    let folder = test
-        .parent()
-        .and_then(Path::parent)
-        .context("a test lies in target/PROFILE/deps")?;
-    Ok(folder.to_path_buf())
+    let folder = test.parent().and_then(Path::parent);
+    Ok(folder
+        .context("a test lies in target/PROFILE/deps")?
+        .to_path_buf())
 }
 
 /// The guest image that labs use unless told otherwise.

@@ -394,6 +394,42 @@ fn from_fifo_to_codel_and_back() {
     assert!(lab.engine.is_empty());
 }
 
+/// Attributes of one link change no draw of another.
+#[test]
+fn links_do_not_disturb_each_other() {
+    let arrivals = |first: &Direction| {
+        let mut lab = Lab::with_seed(4);
+        let ends = [("a", "b"), ("c", "d")].map(|(a, b)| (lab.machine(a), lab.machine(b)));
+        let second = Direction {
+            loss: Loss::Random(0.3),
+            jitter: Jitter {
+                spread: Duration::from_millis(1),
+                distribution: Distribution::Uniform,
+            },
+            delay: Duration::from_millis(2),
+            ..microsecond_per_byte()
+        };
+        lab.link(ends[0].0, ends[0].1, first, Completion::Network);
+        lab.link(ends[1].0, ends[1].1, &second, Completion::Network);
+        let mut lab = VirtualLab::new(&lab.topology(), Shape::default());
+        for n in 0..50 {
+            lab.send("a.eth0", &data(100, n));
+            lab.send("c.eth0", &data(100, n));
+        }
+        lab.collect("d.eth0", 100 * MS)
+    };
+    let plain = arrivals(&Direction::default());
+    assert!((20..45).contains(&plain.len()));
+    let busy = Direction {
+        loss: Loss::Random(0.5),
+        ber: 1e-4,
+        duplicate: 0.5,
+        corrupt: 0.5,
+        ..microsecond_per_byte()
+    };
+    assert_eq!(plain, arrivals(&busy));
+}
+
 /// Every attribute at once.
 fn anything() -> impl Strategy<Value = Direction> {
     let queue = prop_oneof![

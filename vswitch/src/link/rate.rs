@@ -103,6 +103,27 @@ mod tests {
         );
     }
 
+    /// Back-to-back frames for a second: never more than a nanosecond from the ideal.
+    #[test]
+    fn rate_error_over_a_second() {
+        for rate in [
+            1_000_000,
+            33_333_333,
+            155_520_000,
+            9_999_999_937,
+            40_000_000_000,
+        ] {
+            let mut r = Rate::new(rate, 24);
+            let (mut bits, mut end) = (0u128, Time::ZERO);
+            while end < Time::from_nanos(NANOS) {
+                end = r.transmit(Time::ZERO, 1514);
+                bits += 1538 * 8;
+            }
+            let ideal = bits * u128::from(NANOS) / u128::from(rate);
+            assert_eq!(u128::from(end.as_nanos()), ideal, "{rate}");
+        }
+    }
+
     #[test]
     fn extremes_do_not_overflow() {
         let mut r = Rate::new(u64::MAX, u32::MAX);

@@ -9,6 +9,8 @@ use super::{Context, Discipline, Header, Packet};
 use crate::link::Reason;
 
 /// Flows take turns; in each a flow may send its quantum of bytes and what it has left from the last.
+///
+/// The time per frame is constant if the quantum is not smaller than the frames (§3); else it grows with the rounds that a frame needs.
 #[derive(Debug)]
 pub(super) struct Drr<T> {
     flows: Flows<T>,

@@ -123,7 +123,9 @@ fn run(case: &Case) -> Result<()> {
 
 /// Runs the cases of a module in the nested host, one after the other.
 fn run_nested(module: &str) -> Result<()> {
+    // From the top: a checkout below /tmp is seen in there only if it is the working folder.
     let status = Command::new(workspace().join("tests/nested/run"))
+        .current_dir(workspace())
         .args(["--timeout", "590", "--"])
         .arg(std::env::current_exe()?)
         .args([&format!("{module}::"), "--test-threads=1", "--nocapture"])

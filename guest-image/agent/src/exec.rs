@@ -276,9 +276,17 @@ impl Exec {
         let Some(status) = self.status else {
             return false;
         };
-        let drained = self.out.is_none() && self.err.is_none();
-        if !drained && self.deadline().is_none_or(|deadline| now < deadline) {
-            return false;
+        if self.out.is_some() || self.err.is_some() {
+            if self.deadline().is_none_or(|deadline| now < deadline) {
+                return false;
+            }
+            // On a busy machine the time may have passed before anyone looked at the output.
+            let before = port.len();
+            self.read(Source::Out, now, port);
+            self.read(Source::Err, now, port);
+            if port.len() > before {
+                return false;
+            }
         }
         let message = ToHost::Exited {
             stream: self.stream,

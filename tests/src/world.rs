@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::case::{self, Engine};
 use crate::lab::{Foreground, Lab};
 use crate::process::{self, Output, eventually};
-use crate::traces::{Traces, descendants};
+use crate::traces::{Process, Traces, descendants};
 
 /// How long the remains of a lab may take to vanish once it has ended or was killed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -168,10 +168,14 @@ impl World {
         }
     }
 
-    /// Prints what helps to understand a failure: the state of every lab and the end of every serial log.
+    /// Prints what helps to understand a failure: the state of every lab, what its processes do, the end of every
+    /// serial log.
     pub fn tell_all(&self) {
         if let Ok(output) = self.vmm(&["ls", "--json"]) {
             println!("{output}");
+        }
+        for process in descendants(std::process::id()) {
+            println!("{}", describe_threads(&process));
         }
         let mut logs = Vec::new();
         find_logs(&self.run_folder(), &mut logs);
@@ -185,6 +189,35 @@ impl World {
             );
         }
     }
+}
+
+/// One line for each thread: its name, whether it runs or where it sleeps, and the processor time it has taken.
+fn describe_threads(process: &Process) -> String {
+    let read = |path: String| std::fs::read_to_string(path).unwrap_or_default();
+    let mut lines = vec![format!("process {} ({})", process.pid, process.command)];
+    let threads = std::fs::read_dir(format!("/proc/{}/task", process.pid));
+    for thread in threads.into_iter().flatten().flatten() {
+        let folder = thread.path().display().to_string();
+        let (stat, wchan) = (
+            read(format!("{folder}/stat")),
+            read(format!("{folder}/wchan")),
+        );
+        let fields: Vec<_> = stat
+            .rsplit(')')
+            .next()
+            .unwrap_or_default()
+            .split_ascii_whitespace()
+            .collect();
+        // proc(5): state is the third field of all, utime and stime are the 14th and 15th, in 1/100 s.
+        if let [state, _, _, _, _, _, _, _, _, _, _, user, system, ..] = fields[..] {
+            let name = read(format!("{folder}/comm"));
+            lines.push(format!(
+                "  {}: {state} {wchan}, user {user}, system {system}",
+                name.trim()
+            ));
+        }
+    }
+    lines.join("\n")
 }
 
 fn find_logs(folder: &Path, found: &mut Vec<PathBuf>) {

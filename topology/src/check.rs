@@ -39,7 +39,7 @@ impl Checker<'_> {
     fn machine(&self, node: usize) -> Option<&Machine> {
         match &self.topology().nodes[node].kind {
             NodeKind::Machine(machine) => Some(machine),
-            NodeKind::Switch(_) | NodeKind::Hub => None,
+            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
         }
     }
 

@@ -10,9 +10,13 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 use crate::quantity::{Size, Time};
 
+mod external;
 mod link;
+mod switch;
 
+pub use external::*;
 pub use link::*;
+pub use switch::*;
 
 /// A Hopyard lab.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
@@ -95,16 +99,8 @@ pub enum Node {
     Switch(Switch),
     /// Repeats every frame to every other port.
     Hub(Hub),
-}
-
-/// A learning switch.
-#[derive(Debug, serde::Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct Switch {
-    /// An address not seen for this long is forgotten, 1s to 1000000s; default 300s.
-    pub ageing: Option<Time>,
-    /// Addresses it can hold, 1 to 1048576; default 4096.
-    pub table_limit: Option<u64>,
+    /// A port to the outside world.
+    External(External),
 }
 
 /// A hub has no settings.
@@ -160,6 +156,8 @@ pub struct Interface {
     pub mtu: Option<u64>,
     /// Entries of each virtqueue, a power of two, 64 to 32768; default 1024.
     pub queue_size: Option<u64>,
+    /// Whether the guest may leave checksums and segmentation to others, and take frames whose sender did; default true.
+    pub offloads: Option<bool>,
 }
 
 /// A static route.

@@ -3,6 +3,7 @@
 //! [`Topology::load`](model::Topology::load) reads a file into the [`model`], or says everything that is wrong with it in a [`Report`].
 #![warn(missing_docs)]
 
+pub mod assignment;
 mod check;
 mod de;
 mod document;
@@ -18,6 +19,7 @@ mod resolve;
 mod routing;
 mod schema;
 pub mod segment;
+mod written;
 
 pub use load::Loaded;
 pub use report::{Finding, Report, Severity};

@@ -374,6 +374,25 @@ impl Patch {
         set(&mut direction.up, self.up.as_ref());
     }
 
+    /// Sets all there is to what it is in `direction`.
+    pub fn whole(direction: &Direction) -> Self {
+        let d = direction.clone();
+        Self {
+            rate: d.trace.is_none().then_some(d.rate),
+            trace: d.trace,
+            overhead: Some(d.overhead),
+            delay: Some(d.delay),
+            jitter: Some(d.jitter),
+            reorder: Some(d.reorder),
+            loss: Some(d.loss),
+            ber: Some(d.ber),
+            duplicate: Some(d.duplicate),
+            corrupt: Some(d.corrupt),
+            queue: Some(d.queue),
+            up: Some(d.up),
+        }
+    }
+
     /// The same with what `nearer` sets in its place.
     #[must_use]
     pub fn and(mut self, nearer: Self) -> Self {

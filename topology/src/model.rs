@@ -3,11 +3,14 @@
 //! This is what the rest of Hopyard works with. The file format (what a person writes) lives in
 //! the private module `file`; nothing outside this crate sees it.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::net::{Cidr, MacAddr};
+use crate::quantity::StormLimit;
 
 pub use crate::link::{
     Change, Codel, Direction, Discipline, Distribution, DropFrom, FqCodel, GilbertElliott, Jitter,
@@ -61,6 +64,8 @@ pub enum NodeKind {
     Switch(SwitchNode),
     /// Repeats every frame to every other port.
     Hub,
+    /// A port to the outside world. It has one end, number 0.
+    External(External),
 }
 
 /// Attributes of a learning switch.
@@ -70,6 +75,101 @@ pub struct SwitchNode {
     pub ageing: Duration,
     /// Addresses it can hold; frames to addresses it cannot learn are flooded.
     pub table_limit: u32,
+    /// Whether frames to 01-80-C2-00-00-00 to -0F are forwarded like other group frames, or dropped.
+    pub forward_reserved: bool,
+    /// By port number. A port beyond the end is like [`SwitchPort::default`].
+    pub ports: Vec<SwitchPort>,
+}
+
+/// Attributes of a port of a switch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SwitchPort {
+    /// Its VLANs. Either all ports of a switch have it or none.
+    pub vlan: Option<PortVlan>,
+    /// What it may send to all, per second.
+    pub storm: Option<StormLimit>,
+}
+
+/// How a port takes part in VLANs (IEEE 802.1Q).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortVlan {
+    /// Of one VLAN, 1 to 4094; frames have no tag.
+    Access(u16),
+    /// Of several.
+    Trunk {
+        /// Whose frames have a tag.
+        allowed: Vec<RangeInclusive<u16>>,
+        /// Whose frames have none.
+        native: Option<u16>,
+    },
+}
+
+impl PortVlan {
+    /// The VLAN of a frame without a tag.
+    pub fn untagged(&self) -> Option<u16> {
+        match self {
+            Self::Access(vlan) => Some(*vlan),
+            Self::Trunk { native, .. } => *native,
+        }
+    }
+
+    /// Whether frames of `vlan` come and go with a tag.
+    pub fn is_tagged(&self, vlan: u16) -> bool {
+        match self {
+            Self::Access(_) => false,
+            Self::Trunk { allowed, native } => {
+                *native != Some(vlan) && allowed.iter().any(|range| range.contains(&vlan))
+            }
+        }
+    }
+}
+
+/// A port to the outside world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum External {
+    /// A TAP device of the host, which is made unless it is there.
+    Tap {
+        /// Its name.
+        name: String,
+        /// Bytes of the largest IP packet.
+        mtu: u16,
+    },
+    /// A network interface of the host.
+    Interface {
+        /// Its name.
+        name: String,
+    },
+    /// A tunnel in VXLAN format (RFC 7348) over UDP.
+    Vxlan {
+        /// The network identifier, 24 bits.
+        vni: u32,
+        /// Where the other end listens.
+        remote: SocketAddr,
+        /// Where this end listens.
+        local: SocketAddr,
+    },
+}
+
+impl External {
+    /// `tap`, `interface` or `vxlan`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tap { .. } => "tap",
+            Self::Interface { .. } => "interface",
+            Self::Vxlan { .. } => "vxlan",
+        }
+    }
+}
+
+impl fmt::Display for External {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tap { name, .. } | Self::Interface { name } => {
+                write!(f, "{} {name}", self.kind())
+            }
+            Self::Vxlan { vni, remote, .. } => write!(f, "vxlan {vni} to {remote}"),
+        }
+    }
 }
 
 /// A node with a kernel of its own.
@@ -125,6 +225,8 @@ pub struct Interface {
     pub addresses: Vec<Cidr>,
     /// Entries of each virtqueue: a power of two, 64 to 32768.
     pub queue_size: u16,
+    /// Checksums and the cutting of superframes may be left to the switch and to the receiver.
+    pub offloads: bool,
 }
 
 /// A static route.
@@ -224,7 +326,8 @@ pub struct Link {
 pub struct Endpoint {
     /// Index into [`Topology::nodes`].
     pub node: usize,
-    /// For a machine the index into its `interfaces`; for a switch or hub the port number, from 0 in link order.
+    /// For a machine the index into its `interfaces`; for a switch or hub the port number, from 0 in link order; for an
+    /// external node 0.
     pub port: usize,
 }
 

@@ -100,6 +100,21 @@ const LIMIT: Dimension = Dimension {
     usual: &["packets", "KiB"],
 };
 
+const STORM: Dimension = Dimension {
+    name: "a storm limit",
+    base: "",
+    units: &[
+        ("packets", 1),
+        ("packet", 1),
+        ("bit", 1),
+        ("kbit", 1_000),
+        ("Mbit", 1_000_000),
+        ("Gbit", 1_000_000_000),
+        ("Tbit", 1_000_000_000_000),
+    ],
+    usual: &["packets", "Mbit"],
+};
+
 /// A number with a unit of its dimension, not yet multiplied.
 struct Written<'a> {
     number: &'a str,
@@ -218,10 +233,10 @@ impl Written<'_> {
         };
         if scaled % divisor != 0 {
             let base = if dimension.base.is_empty() {
-                if self.unit.starts_with("packet") {
-                    "packets"
-                } else {
-                    "B"
+                match self.unit {
+                    "packet" | "packets" => "packets",
+                    unit if unit.ends_with("bit") => "bit/s",
+                    _ => "B",
                 }
             } else {
                 dimension.base
@@ -284,6 +299,17 @@ pub enum QueueLimit {
     Size(Size),
 }
 
+/// How much may be sent to all, per second.
+///
+/// Packets and bits do not compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StormLimit {
+    /// Frames.
+    Packets(u64),
+    /// Bits of frames.
+    Rate(Rate),
+}
+
 impl Time {
     /// A span of so many nanoseconds.
     pub const fn from_nanos(ns: u64) -> Self {
@@ -296,6 +322,16 @@ impl PartialOrd for QueueLimit {
         match (self, other) {
             (Self::Packets(a), Self::Packets(b)) => Some(a.cmp(b)),
             (Self::Size(a), Self::Size(b)) => Some(a.cmp(b)),
+            _ => None,
+        }
+    }
+}
+
+impl PartialOrd for StormLimit {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self, other) {
+            (Self::Packets(a), Self::Packets(b)) => Some(a.cmp(b)),
+            (Self::Rate(a), Self::Rate(b)) => Some(a.cmp(b)),
             _ => None,
         }
     }
@@ -401,6 +437,29 @@ impl fmt::Display for QueueLimit {
     }
 }
 
+impl FromStr for StormLimit {
+    type Err = QuantityError;
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let written = STORM.split(text)?;
+        let value = written.whole(&STORM)?;
+        Ok(if written.unit.starts_with("packet") {
+            Self::Packets(value)
+        } else {
+            Self::Rate(Rate(value))
+        })
+    }
+}
+
+impl fmt::Display for StormLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Packets(1) => f.write_str("1packet"),
+            Self::Packets(n) => write!(f, "{n}packets"),
+            Self::Rate(rate) => rate.fmt(f),
+        }
+    }
+}
+
 /// Reading from the file: a string that parses; a bare number is answered with the units that would do.
 macro_rules! from_file {
     ($($type:ident: $dimension:expr;)*) => {$(
@@ -443,4 +502,5 @@ from_file! {
     Size: SIZE;
     Probability: PROBABILITY;
     QueueLimit: LIMIT;
+    StormLimit: STORM;
 }

@@ -1,8 +1,10 @@
 //! From the file format to the model: names resolved, defaults filled in, ranges checked.
 
 pub mod attributes;
+mod external;
 mod link;
 mod machine;
+mod switch;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -13,7 +15,6 @@ use crate::document::{Document, Path, Step, Target};
 use crate::file;
 use crate::host::Folder;
 use crate::model::{self, NodeKind, Timing, Topology};
-use crate::quantity::Time;
 use crate::report::{Diagnostic, Severity};
 
 /// Collects what is found, with places in the document.
@@ -140,6 +141,8 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
     resolver.name(file);
     resolver.nodes();
     resolver.links();
+    resolver.finish_switches();
+    resolver.externals_apart();
     resolver.finish_machines();
     resolver.out
 }
@@ -199,6 +202,10 @@ impl Resolver<'_> {
                 }
                 file::Node::Switch(switch) => self.switch(switch, &path),
                 file::Node::Hub(_) => NodeKind::Hub,
+                // An error was reported; whatever stands for it, the lab is not run.
+                file::Node::External(external) => self
+                    .external(external, &path)
+                    .map_or(NodeKind::Hub, NodeKind::External),
             };
             self.out.topology.nodes.push(model::Node {
                 name: name.clone(),
@@ -221,24 +228,5 @@ impl Resolver<'_> {
                 "a node's name is a host name: 1 to 32 letters, digits and `-`, the first and last not a `-`",
             );
         }
-    }
-
-    fn switch(&mut self, switch: &file::Switch, path: &Path) -> NodeKind {
-        const SECOND: u64 = 1_000_000_000;
-        let ageing = switch.ageing.unwrap_or(Time::from_nanos(300 * SECOND));
-        let ageing = self.findings.ranged(
-            &path.at("ageing"),
-            ageing,
-            &(Time::from_nanos(SECOND)..=Time::from_nanos(1_000_000 * SECOND)),
-        );
-        let table_limit = self.findings.ranged(
-            &path.at("table-limit"),
-            switch.table_limit.unwrap_or(4096),
-            &(1..=1 << 20),
-        );
-        NodeKind::Switch(model::SwitchNode {
-            ageing: ageing.map(|time| time.0).unwrap_or_default(),
-            table_limit: table_limit.unwrap_or_default() as u32,
-        })
     }
 }

@@ -79,7 +79,7 @@ pub fn configure(
             let path = Path::of("nodes").at(name.as_str()).at("routing");
             speaker(machine.routing.as_ref()?, path, &folder, findings)
         }
-        file::Node::Switch(_) | file::Node::Hub(_) => None,
+        file::Node::Switch(_) | file::Node::Hub(_) | file::Node::External(_) => None,
     });
     let speakers: Vec<Option<Speaker>> = speakers.collect();
     let lab = Lab {
@@ -176,7 +176,7 @@ impl Lab<'_> {
                 NodeKind::Machine(machine) => {
                     Some((index, &**machine, self.speakers.get(index)?.as_ref()))
                 }
-                NodeKind::Switch(_) | NodeKind::Hub => None,
+                NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
             })
     }
 
@@ -187,7 +187,7 @@ impl Lab<'_> {
     fn interface(&self, end: Endpoint) -> Option<&Interface> {
         match &self.topology.nodes[end.node].kind {
             NodeKind::Machine(machine) => machine.interfaces.get(end.port),
-            NodeKind::Switch(_) | NodeKind::Hub => None,
+            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
         }
     }
 

@@ -188,14 +188,14 @@ fn shape() {
     check(
         "{\"nodes\": {\"a\": {}}}",
         expect![[r#"
-        error: `kind` is missing
-         --> lab.json:1:12
-          |
-        1 | {"nodes": {"a": {}}}
-          |            ^^^
-          |
-          = help: one of: host, router, switch, hub
-    "#]],
+            error: `kind` is missing
+             --> lab.json:1:12
+              |
+            1 | {"nodes": {"a": {}}}
+              |            ^^^
+              |
+              = help: one of: host, router, switch, hub, external
+        "#]],
     );
     check(
         "{\"nodes\": {\"a\": \"host\"}}",
@@ -230,7 +230,7 @@ fn shape() {
             1 | {"nodes": {"a": {"kind": "firewall"}}}
               |                          ^^^^^^^^^^
               |
-              = help: values: host, router, switch, hub
+              = help: values: host, router, switch, hub, external
         "#]],
     );
     check(
@@ -242,7 +242,7 @@ fn shape() {
             1 | {"nodes": {"sw": {"kind": "switch", "memory": "64MiB"}}}
               |                                     ^^^^^^^^
               |
-              = help: fields: ageing, table-limit
+              = help: fields: ageing, table-limit, reserved, storm, ports
         "#]],
     );
     check(
@@ -2001,6 +2001,18 @@ fn shaping() {
         "#]],
     );
     check_link(
+        r#""schedule": [ { "at": "1s", "set": { "delay": "90min" } } ]"#,
+        expect![[r#"
+            error: `delay` is 5400s, out of range
+             --> lab.json:6:47
+              |
+            6 | "schedule": [ { "at": "1s", "set": { "delay": "90min" } } ] } ] }
+              |                                               ^^^^^^^
+              |
+              = help: it must be from 0ns to 3600s
+        "#]],
+    );
+    check_link(
         r#""schedule": [ { "at": 5, "set": { "rate": 3 } } ]"#,
         expect![[r#"
             error: a time needs a unit, and `5` has none
@@ -2019,5 +2031,418 @@ fn shaping() {
               |
               = help: write "3kbit", "3Mbit" or "3Gbit"
         "#]],
+    );
+}
+
+/// A lab with an external node `up`, with these fields.
+fn external(fields: &str) -> String {
+    format!(
+        r#"{{"nodes": {{"a": {{"kind": "host"}},
+"up": {{"kind": "external"{fields}}}}}, "links": [{{"endpoints": ["a:eth0", "up"]}}]}}"#
+    )
+}
+
+#[test]
+fn external_nodes() {
+    check(
+        &external(""),
+        expect![[r#"
+        error: nothing says where the node leads to
+         --> lab.json:2:1
+          |
+        2 | "up": {"kind": "external"}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          | ^^^^
+          |
+          = help: exactly one of: "tap": "hop0", "interface": "eth1", "vxlan": {"vni": 42, "remote": "192.0.2.1"}
+    "#]],
+    );
+    check(
+        &external(r#", "tapp": "x0""#),
+        expect![[r#"
+        error: unknown field `tapp` of kind `external`
+         --> lab.json:2:28
+          |
+        2 | "up": {"kind": "external", "tapp": "x0"}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          |                            ^^^^^^
+          |
+          = help: did you mean `tap`?
+    "#]],
+    );
+    check(
+        &external(r#", "tap": "x0", "interface": "eth0""#),
+        expect![[r#"
+        error: the node leads to several places
+         --> lab.json:2:1
+          |
+        2 | "up": {"kind": "external", "tap": "x0", "interface": "eth0"}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          | ^^^^
+          |
+          = help: exactly one of: "tap": "hop0", "interface": "eth1", "vxlan": {"vni": 42, "remote": "192.0.2.1"}
+    "#]],
+    );
+    check(
+        &external(r#", "tap": "a name/with": 1"#),
+        expect![[r#"
+        error: not valid JSON: unexpected token in object
+         --> lab.json:2:48
+          |
+        2 | "up": {"kind": "external", "tap": "a name/with": 1}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          |                                                ^
+    "#]],
+    );
+    check(
+        &external(r#", "tap": "much-too-long-for-it""#),
+        expect![[r#"
+        error: `much-too-long-for-it` cannot be the name of an interface of the host
+         --> lab.json:2:35
+          |
+        2 | "up": {"kind": "external", "tap": "much-too-long-for-it"}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          |                                   ^^^^^^^^^^^^^^^^^^^^^^
+          |
+          = help: 1 to 15 characters without spaces, `/`, `:` and `%`; `ip link` lists those there are
+    "#]],
+    );
+    check(
+        &external(r#", "tap": "x0", "mtu": 70000"#),
+        expect![[r#"
+        error: `mtu` is 70000, out of range
+         --> lab.json:2:48
+          |
+        2 | "up": {"kind": "external", "tap": "x0", "mtu": 70000}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          |                                                ^^^^^
+          |
+          = help: it must be from 68 to 65521
+    "#]],
+    );
+    check(
+        &external(r#", "interface": "eth1", "mtu": 1500"#),
+        expect![[r#"
+        error: `mtu` is for a `tap`
+         --> lab.json:2:56
+          |
+        2 | "up": {"kind": "external", "interface": "eth1", "mtu": 1500}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          |                                                        ^^^^
+          |
+          = help: the host decides on the MTU of anything else; remove it
+    "#]],
+    );
+    check(
+        &external(r#", "vxlan": {"remote": "192.0.2.1"}"#),
+        expect![[r#"
+        error: `vni` is missing
+         --> lab.json:2:28
+          |
+        2 | "up": {"kind": "external", "vxlan": {"remote": "192.0.2.1"}}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+          |                            ^^^^^^^
+    "#]],
+    );
+    check(
+        &external(r#", "vxlan": {"vni": 16777216, "remote": "192.0.2.1:4789"}"#),
+        expect![[r#"
+            error: `vni` is 16777216, out of range
+             --> lab.json:2:45
+              |
+            2 | "up": {"kind": "external", "vxlan": {"vni": 16777216, "remote": "192.0.2.1:4789"}}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+              |                                             ^^^^^^^^
+              |
+              = help: it must be from 0 to 16777215
+
+            error: `192.0.2.1:4789` is not an IP address
+             --> lab.json:2:65
+              |
+            2 | "up": {"kind": "external", "vxlan": {"vni": 16777216, "remote": "192.0.2.1:4789"}}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+              |                                                                 ^^^^^^^^^^^^^^^^
+              |
+              = help: write it as in "192.0.2.1" or "2001:db8::1", without prefix length and port
+        "#]],
+    );
+    check(
+        &external(r#", "vxlan": {"vni": 1, "remote": "239.1.1.1", "port": 0}"#),
+        expect![[r#"
+            error: `239.1.1.1` is not the address of one other end
+             --> lab.json:2:58
+              |
+            2 | "up": {"kind": "external", "vxlan": {"vni": 1, "remote": "239.1.1.1", "port": 0}}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+              |                                                          ^^^^^^^^^^^
+              |
+              = help: name a unicast address: a tunnel leads to one other end
+
+            error: `port` is 0, out of range
+             --> lab.json:2:79
+              |
+            2 | "up": {"kind": "external", "vxlan": {"vni": 1, "remote": "239.1.1.1", "port": 0}}}, "links": [{"endpoints": ["a:eth0", "up"]}]}
+              |                                                                               ^
+              |
+              = help: it must be from 1 to 65535
+        "#]],
+    );
+    check(
+        &external(r#", "vxlan": {"vni": 1, "remote": "192.0.2.1", "local": "2001:db8::1"}"#),
+        expect![[r#"
+            error: `2001:db8::1` and `192.0.2.1` are not of the same IP version
+             --> lab.json:2:80
+              |
+            2 | "up": {"kind": "external", "vxlan": {"vni": 1, "remote": "192.0.2.1", "local": "2001:db8::1"}}}, "links": [{"endpoints": ["a:eth0", "...
+              |                                                                                ^^^^^^^^^^^^^
+              |
+              = help: both ends of a tunnel have IPv4 addresses, or both IPv6
+        "#]],
+    );
+}
+
+#[test]
+fn external_nodes_and_their_links() {
+    check(
+        &external(r#", "tap": "x0""#).replace("\"up\"]}", "\"up:eth0\"]}"),
+        expect![[r#"
+            error: `up` is an external node: it has no interfaces
+             --> lab.json:2:78
+              |
+            2 | "up": {"kind": "external", "tap": "x0"}}, "links": [{"endpoints": ["a:eth0", "up:eth0"]}]}
+              |                                                                              ^^^^^^^^^
+              |
+              = help: write "up"
+        "#]],
+    );
+    check(
+        &external(r#", "tap": "x0""#).replace(
+            "\"links\": [",
+            "\"links\": [{\"endpoints\": [\"a:eth1\", \"up\"]},\n",
+        ),
+        expect![[r#"
+            error: `up` has a link already: links[0]
+             --> lab.json:3:26
+              |
+            3 | {"endpoints": ["a:eth0", "up"]}]}
+              |                          ^^^^
+              |
+              = help: an external node has one link; put a switch between
+        "#]],
+    );
+    check(
+        r#"{"nodes": {"up": {"kind": "external", "tap": "x0"}, "down": {"kind": "external", "interface": "x0"},
+"v": {"kind": "external", "vxlan": {"vni": 1, "remote": "192.0.2.1"}},
+"w": {"kind": "external", "vxlan": {"vni": 2, "remote": "192.0.2.2", "local": "192.0.2.9"}}},
+"links": [{"endpoints": ["up", "down"]}, {"endpoints": ["v", "w"]}]}"#,
+        expect![[r#"
+            error: `up` leads to x0 already
+             --> lab.json:1:95
+              |
+            1 | {"nodes": {"up": {"kind": "external", "tap": "x0"}, "down": {"kind": "external", "interface": "x0"},
+              |                                                                                               ^^^^
+              |
+              = help: a device belongs to one node; put a switch behind that
+
+            error: `v` listens on UDP port 4789 already
+             --> lab.json:3:27
+              |
+            3 | "w": {"kind": "external", "vxlan": {"vni": 2, "remote": "192.0.2.2", "local": "192.0.2.9"}}},
+              |                           ^^^^^^^
+              |
+              = help: give the tunnels different `local` addresses or different `port`s
+        "#]],
+    );
+    check(
+        r#"{"nodes": {"up": {"kind": "external", "tap": "x0"}}}"#,
+        expect![[r#"
+        warning: no link ends at `up`
+         --> lab.json:1:12
+          |
+        1 | {"nodes": {"up": {"kind": "external", "tap": "x0"}}}
+          |            ^^^^
+          |
+          = help: nothing will come out of it; remove it, or add a link
+    "#]],
+    );
+}
+
+#[test]
+fn ports_of_switches() {
+    let switch = |fields: &str, ports: &str| {
+        format!(
+            r#"{{"nodes": {{"a": {{"kind": "host"}}, "t": {{"kind": "hub"}}, "s": {{"kind": "switch"{fields},
+"ports": {{ {ports} }} }} }},
+"links": [{{"endpoints": ["a:eth0", "s"]}}, {{"endpoints": ["s", "t"]}}, {{"endpoints": ["s", "t"], "name": "second", "up": false}}]}}"#
+        )
+    };
+    check(
+        &switch("", r#""a:eth1": {"access": 1}"#),
+        expect![[r#"
+        error: no link leads from this switch to `a:eth1`, and none is called so
+         --> lab.json:2:12
+          |
+        2 | "ports": { "a:eth1": {"access": 1} } } },
+          |            ^^^^^^^^
+          |
+          = help: did you mean "a:eth0"?
+    "#]],
+    );
+    check(
+        &switch("", r#""t": {"access": 1}"#),
+        expect![[r#"
+        error: `t` can be 2 ports
+         --> lab.json:2:12
+          |
+        2 | "ports": { "t": {"access": 1} } } },
+          |            ^^^
+          |
+          = help: name the link instead: s:1--t:0, second
+    "#]],
+    );
+    check(
+        &switch(
+            "",
+            r#""a:eth0": {"access": 1}, "a:eth0--s:0": {"access": 2}"#,
+        ),
+        expect![[r#"
+            error: `a:eth0--s:0` and `a:eth0` are the same port
+             --> lab.json:2:37
+              |
+            2 | "ports": { "a:eth0": {"access": 1}, "a:eth0--s:0": {"access": 2} } } },
+              |                                     ^^^^^^^^^^^^^
+              |
+              = help: write one of them
+        "#]],
+    );
+    check(
+        &switch(
+            "",
+            r#""a:eth0": {"access": 4095}, "second": {"access": 1, "trunk": "all"}"#,
+        ),
+        expect![[r#"
+            error: 4095 is not a VLAN
+             --> lab.json:2:33
+              |
+            2 | "ports": { "a:eth0": {"access": 4095}, "second": {"access": 1, "trunk": "all"} } } },
+              |                                 ^^^^
+              |
+              = help: a VLAN is a number from 1 to 4094
+
+            error: a port is either an `access` port or a `trunk`
+             --> lab.json:2:73
+              |
+            2 | "ports": { "a:eth0": {"access": 4095}, "second": {"access": 1, "trunk": "all"} } } },
+              |                                                                         ^^^^^
+              |
+              = help: remove one of them; the VLAN without tags of a trunk is its `native`
+        "#]],
+    );
+    check(
+        &switch(
+            "",
+            r#""a:eth0": {"native": 2}, "second": {"trunk": [0, "9-3", "x"]}"#,
+        ),
+        expect![[r#"
+            error: `native` is for a `trunk`
+             --> lab.json:2:33
+              |
+            2 | "ports": { "a:eth0": {"native": 2}, "second": {"trunk": [0, "9-3", "x"]} } } },
+              |                                 ^
+              |
+              = help: of an access port `access` is the VLAN without tags
+
+            error: 0 is not a VLAN
+             --> lab.json:2:58
+              |
+            2 | "ports": { "a:eth0": {"native": 2}, "second": {"trunk": [0, "9-3", "x"]} } } },
+              |                                                          ^
+              |
+              = help: a VLAN is a number from 1 to 4094
+
+            error: `9-3` is not a range of VLANs
+             --> lab.json:2:61
+              |
+            2 | "ports": { "a:eth0": {"native": 2}, "second": {"trunk": [0, "9-3", "x"]} } } },
+              |                                                             ^^^^^
+              |
+              = help: write two numbers from 1 to 4094, the smaller one first, as in "100-199"; a single VLAN as a number
+
+            error: `x` is not a range of VLANs
+             --> lab.json:2:68
+              |
+            2 | "ports": { "a:eth0": {"native": 2}, "second": {"trunk": [0, "9-3", "x"]} } } },
+              |                                                                    ^^^
+              |
+              = help: write two numbers from 1 to 4094, the smaller one first, as in "100-199"; a single VLAN as a number
+        "#]],
+    );
+    check(
+        &switch(
+            "",
+            r#""a:eth0": {"trunk": []}, "second": {"trunk": "some"}"#,
+        ),
+        expect![[r#"
+        error: the trunk carries no VLAN
+         --> lab.json:2:23
+          |
+        2 | "ports": { "a:eth0": {"trunk": []}, "second": {"trunk": "some"} } } },
+          |                       ^^^^^^^
+          |
+          = help: write "all", or an array such as [10, 20, "100-199"]
+
+        error: `some` is neither "all" nor a list of VLANs
+         --> lab.json:2:57
+          |
+        2 | "ports": { "a:eth0": {"trunk": []}, "second": {"trunk": "some"} } } },
+          |                                                         ^^^^^^
+          |
+          = help: write "all", or an array such as [10, 20, "100-199"]
+    "#]],
+    );
+    check(
+        &switch("", r#""a:eth0": {"acces": 3}"#),
+        expect![[r#"
+        error: unknown field `acces`
+         --> lab.json:2:23
+          |
+        2 | "ports": { "a:eth0": {"acces": 3} } } },
+          |                       ^^^^^^^
+          |
+          = help: did you mean `access`?
+    "#]],
+    );
+    check(
+        &switch(r#", "storm": "10""#, ""),
+        expect![[r#"
+        error: a storm limit needs a unit, and `10` has none
+         --> lab.json:1:90
+          |
+        1 | {"nodes": {"a": {"kind": "host"}, "t": {"kind": "hub"}, "s": {"kind": "switch", "storm": "10",
+          |                                                                                          ^^^^
+          |
+          = help: write "10packets" or "10Mbit"
+    "#]],
+    );
+    check(
+        &switch(r#", "storm": "10kB""#, ""),
+        expect![[r#"
+        error: `kB` is not a unit of storm limit
+         --> lab.json:1:90
+          |
+        1 | {"nodes": {"a": {"kind": "host"}, "t": {"kind": "hub"}, "s": {"kind": "switch", "storm": "10kB",
+          |                                                                                          ^^^^^^
+          |
+          = help: units of storm limit: packets, packet, bit, kbit, Mbit, Gbit, Tbit
+    "#]],
+    );
+    check(
+        &switch(r#", "storm": "100bit", "reserved": "keep""#, ""),
+        expect![[r#"
+        error: `storm` is 100bit, out of range
+         --> lab.json:1:90
+          |
+        1 | {"nodes": {"a": {"kind": "host"}, "t": {"kind": "hub"}, "s": {"kind": "switch", "storm": "100bit", "reserved": "keep",
+          |                                                                                          ^^^^^^^^
+          |
+          = help: it must be from 1kbit to 1Tbit
+
+        error: unknown value `keep`
+         --> lab.json:1:112
+          |
+        1 | {"nodes": {"a": {"kind": "host"}, "t": {"kind": "hub"}, "s": {"kind": "switch", "storm": "100bit", "reserved": "keep",
+          |                                                                                                                ^^^^^^
+          |
+          = help: values: drop, forward
+    "#]],
     );
 }

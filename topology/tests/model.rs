@@ -1,12 +1,14 @@
 //! What a right file becomes.
 #![allow(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use topology::model::*;
 use topology::net::MacAddr;
+use topology::quantity::{Rate, StormLimit};
 use topology::segment::segments;
 
 fn full() -> Topology {
@@ -732,4 +734,114 @@ fn schedules_and_changes() {
         refused.to_string().contains("did you mean `rate`?"),
         "{refused}"
     );
+}
+
+const VLANS: &str = r#"{"nodes": {
+  "a": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.1/24"]}}},
+  "b": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.1/24"]}}},
+  "c": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.2/24"]}}},
+  "d": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.0.2/24"]}}},
+  "s": {"kind": "switch", "reserved": "forward", "storm": "100packets", "ports": {
+    "a:eth0": {"access": 10}, "t": {"trunk": [10, "20-29"], "native": 5, "storm": "1Mbit"}}},
+  "t": {"kind": "switch", "ports": {
+    "c:eth0": {"access": 10}, "d:eth0": {"access": 5}, "to-s": {"trunk": "all", "native": 5}}},
+  "up": {"kind": "external", "vxlan": {"vni": 7, "remote": "2001:db8::1"}}},
+ "links": [
+  {"endpoints": ["a:eth0", "s"]}, {"endpoints": ["s", "b:eth0"]}, {"endpoints": ["c:eth0", "t"]},
+  {"endpoints": ["d:eth0", "t"]}, {"endpoints": ["s", "t"], "name": "to-s"}, {"endpoints": ["up", "t"]}]}"#;
+
+/// Ports get their attributes by the other end of their link or by its name; the rest is in VLAN 1.
+#[test]
+fn ports_of_switches() {
+    let lab = Topology::parse(VLANS, Path::new("lab.json")).unwrap();
+    assert!(lab.warnings.is_empty(), "{}", lab.warnings);
+    let lab = lab.topology;
+    let switch = |name: &str| {
+        let node = lab.nodes.iter().find(|node| node.name == name).unwrap();
+        let NodeKind::Switch(switch) = &node.kind else {
+            panic!("{name} is no switch")
+        };
+        switch
+    };
+    let s = switch("s");
+    assert!(s.forward_reserved && !switch("t").forward_reserved);
+    let vlans: Vec<PortVlan> = s.ports.iter().map(|p| p.vlan.clone().unwrap()).collect();
+    let trunk = PortVlan::Trunk {
+        allowed: vec![10..=10, 20..=29],
+        native: Some(5),
+    };
+    assert!(trunk.is_tagged(10) && trunk.is_tagged(25) && !trunk.is_tagged(30));
+    assert!(!trunk.is_tagged(5));
+    assert_eq!(vlans, [PortVlan::Access(10), PortVlan::Access(1), trunk]);
+    let packets = Some(StormLimit::Packets(100));
+    let rate = Some(StormLimit::Rate(Rate(1_000_000)));
+    let storm: Vec<_> = s.ports.iter().map(|p| p.storm).collect();
+    assert_eq!(storm, [packets, packets, rate]);
+    assert_eq!(
+        switch("t").ports[3].vlan,
+        Some(PortVlan::Access(1)),
+        "the external node's port"
+    );
+}
+
+/// VLANs are broadcast domains of their own: no duplicate addresses are found between them.
+#[test]
+fn segments_of_vlans() {
+    let lab = Topology::parse(VLANS, Path::new("lab.json"))
+        .unwrap()
+        .topology;
+    let name = |end: &Endpoint| lab.nodes[end.node].name.clone();
+    let found: Vec<(Vec<String>, usize, bool)> = segments(&lab)
+        .iter()
+        .map(|s| {
+            let names = s.interfaces.iter().map(name).collect();
+            (names, s.externals.len(), s.has_loop())
+        })
+        .collect();
+    let names = |list: &[&str]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(
+        found,
+        [
+            (names(&["a", "c"]), 0, false),
+            (names(&["b"]), 0, false),
+            (names(&["d"]), 0, false),
+            (names(&[]), 1, false),
+        ]
+    );
+}
+
+#[test]
+fn external_nodes() {
+    let text = r#"{"nodes": {"up": {"kind": "external", "tap": "hop0"}, "lan": {"kind": "external", "interface": "eth1"},
+      "far": {"kind": "external", "vxlan": {"vni": 9, "remote": "192.0.2.1", "port": 8472}},
+      "near": {"kind": "external", "vxlan": {"vni": 9, "remote": "192.0.2.1", "local": "192.0.2.2"}}},
+     "links": [{"endpoints": ["up", "lan"]}, {"endpoints": ["far", "near"]}]}"#;
+    let lab = Topology::parse(text, Path::new("lab.json")).unwrap();
+    assert!(lab.warnings.is_empty(), "{}", lab.warnings);
+    let lab = lab.topology;
+    assert_eq!(lab.links[0].name, "up--lan");
+    let kinds: Vec<_> = lab.nodes.iter().map(|node| node.kind.clone()).collect();
+    let tap = External::Tap {
+        name: "hop0".into(),
+        mtu: 1500,
+    };
+    let interface = External::Interface {
+        name: "eth1".into(),
+    };
+    let vxlan = |local: &str, port| External::Vxlan {
+        vni: 9,
+        remote: SocketAddr::new("192.0.2.1".parse().unwrap(), port),
+        local: SocketAddr::new(local.parse().unwrap(), port),
+    };
+    assert_eq!(
+        vxlan("0.0.0.0", 8472).to_string(),
+        "vxlan 9 to 192.0.2.1:8472"
+    );
+    let expected = [
+        tap,
+        interface,
+        vxlan("0.0.0.0", 8472),
+        vxlan("192.0.2.2", 4789),
+    ];
+    assert_eq!(kinds, expected.map(NodeKind::External));
 }

@@ -5,11 +5,11 @@
 /// The bytes that are looked at: Ethernet, two VLAN tags, IPv6 with a few extension headers, ports.
 pub const HEADER_BYTES: usize = 128;
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+pub(crate) const IPV4: u16 = 0x0800;
+pub(crate) const IPV6: u16 = 0x86dd;
 /// 802.1Q, 802.1ad and the tag that was used before it.
-const VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
-const MAX_TAGS: usize = 2;
+pub(crate) const VLAN: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+pub(crate) const MAX_TAGS: usize = 2;
 /// TCP, UDP, DCCP, SCTP, UDP-Lite: their ports come first.
 const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
@@ -32,6 +32,38 @@ pub enum Ecn {
     V6(u8),
 }
 
+impl Ecn {
+    /// The same field of a frame that begins with `after` bytes in place of `before`.
+    #[must_use]
+    pub fn moved(self, before: u8, after: u8) -> Self {
+        match self {
+            Self::V4(at) => Self::V4(at + after - before),
+            Self::V6(at) => Self::V6(at + after - before),
+        }
+    }
+
+    /// Sets CE (RFC 3168) by `update`, which changes the byte at an offset of the frame, if it is there, and returns what it was.
+    pub fn mark(self, mut update: impl FnMut(u32, &dyn Fn(u8) -> u8) -> Option<u8>) {
+        match self {
+            Self::V6(ip) => {
+                update(u32::from(ip) + 1, &|byte| byte | 0x30);
+            }
+            Self::V4(ip) => {
+                let ip = u32::from(ip);
+                let before = update(ip + 1, &|tos| tos | 3);
+                let added = before.map_or(0, |tos| 3 - (tos & 3));
+                let high = update(ip + 10, &|byte| byte).unwrap_or(0);
+                let low = update(ip + 11, &|byte| byte).unwrap_or(0);
+                // RFC 1624: HC' = ~(~HC + (m' - m)).
+                let sum = u32::from(!u16::from_be_bytes([high, low])) + u32::from(added);
+                let [high, low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
+                update(ip + 10, &|_| high);
+                update(ip + 11, &|_| low);
+            }
+        }
+    }
+}
+
 struct Hash(u64);
 
 impl Hash {
@@ -49,7 +81,7 @@ impl Hash {
     }
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     let two = bytes.get(at..at + 2)?;
     Some(u16::from_be_bytes([two[0], two[1]]))
 }

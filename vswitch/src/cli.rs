@@ -1,22 +1,40 @@
 //! The command line.
 
-use std::io::{self, IsTerminal, Write};
+mod capture;
+mod run;
+mod wiring;
+
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use nix::sys::signal::{SigSet, Signal};
-use topology::model::Topology;
 
 use crate::control;
-use crate::port::Policy;
-use crate::socket::Socket;
-use crate::switch::{Options, Switch};
+
+const EXAMPLES: &str = "\
+Examples:
+  Two guests, QEMU's or anybody's, on a shaped link:
+    vswitch run --port a=/run/x/a.sock --port b=/run/x/b.sock --link a,b,rate=100Mbit,delay=5ms --control /run/x/control.sock
+
+  Its two directions apart, with a queue that is managed:
+    vswitch run ... --link a,b,forward.rate=20Mbit,backward.rate=1Mbit,queue.kind=fq_codel,queue.limit=1000packets
+
+  Three guests on a learning switch:
+    vswitch run --port a=a.sock --port b=b.sock --port c=c.sock --switch s --link a,s --link b,s --link c,s,loss=0.1%
+
+  The links of a topology file:
+    vswitch run --config topo.json --sockets /run/x --control /run/x/control.sock
+
+  What happens on them:
+    vswitch stats --control /run/x/control.sock
+    vswitch capture --control /run/x/control.sock --filter 'tcp port 80' | wireshark -k -i -
+    vswitch capture --control /run/x/control.sock a:eth0--b:eth0 --point before,drops -w drops.pcapng";
 
 /// The virtual switch of a Hopyard lab: vhost-user ports, shaped links, switches and hubs.
 #[derive(Debug, Parser)]
-#[command(name = "vswitch", version)]
+#[command(name = "vswitch", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,25 +42,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the links of a topology in the foreground, until SIGTERM or SIGINT.
-    Run {
-        /// The topology file.
-        #[arg(long, value_name = "FILE")]
-        config: PathBuf,
-        /// The folder in which one socket per machine interface is made: NODE.INTERFACE.sock.
-        #[arg(long, value_name = "DIR")]
-        sockets: PathBuf,
-        /// The control socket to listen on.
-        #[arg(long, value_name = "SOCK")]
-        control: PathBuf,
-        /// Threads for the packet path. A group of connected links stays on one.
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-        shards: u16,
-        /// Accept guest memory that is not a sealed memfd, or on huge pages, as DPDK's virtio-user has it. Whoever owns
-        /// such memory can end the switch by shrinking it: only for front-ends you trust.
-        #[arg(long)]
-        allow_unsealed: bool,
-    },
+    /// Run ports and links in the foreground, until SIGTERM or SIGINT.
+    #[command(after_help = EXAMPLES)]
+    Run(Box<run::Arguments>),
+    /// Write frames of links of a running switch as pcapng, until SIGINT or SIGTERM.
+    #[command(after_help = EXAMPLES)]
+    Capture(capture::Arguments),
     /// Print the counters of a running switch.
     Stats {
         /// The control socket of the switch.
@@ -57,20 +62,8 @@ enum Command {
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run {
-            config,
-            sockets,
-            control,
-            shards,
-            allow_unsealed,
-        } => {
-            let options = Options {
-                sockets,
-                shards: shards.into(),
-                policy: Policy { allow_unsealed },
-            };
-            run(&config, &control, &options)
-        }
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Capture(arguments) => capture::capture(arguments),
         Command::Stats { control, json } => stats(&control, json),
     };
     match done {
@@ -80,38 +73,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn run(config: &std::path::Path, control: &std::path::Path, options: &Options) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    // A thread of the packet path that has died would leave guests hanging without a word.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        hook(panic);
-        std::process::abort();
-    }));
-    let loaded = Topology::load(config)?;
-    // Blocked before any thread starts, so that they are delivered to `wait` only.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-    signals.thread_block().context("cannot block signals")?;
-
-    let control = Socket::listen(control)?;
-    let switch = Switch::start(&loaded.topology, options)?;
-    let server = control::Server::start(control, switch.view())
-        .context("cannot serve the control socket")?;
-    let mut stdout = io::stdout();
-    writeln!(stdout, r#"{{"event":"ready"}}"#)
-        .and_then(|()| stdout.flush())
-        .context("cannot write to standard output")?;
-    let signal = signals.wait().context("cannot wait for signals")?;
-    tracing::info!("ending on {signal}");
-    drop(server);
-    drop(switch);
-    Ok(())
 }
 
 fn stats(control: &std::path::Path, json: bool) -> Result<()> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use topology::model::{Completion, Direction, Endpoint, NodeKind, Patch, Topology};
+use topology::model::{Completion, Direction, Endpoint, External, NodeKind, Patch, Topology};
 
 use crate::counters::{BridgeCounters, DirectionCounters, PortCounters, ShardCounters};
 use crate::l2::Bridge;
@@ -35,6 +35,23 @@ pub struct PortPlan {
     pub shard: usize,
     /// Its index there.
     pub index: usize,
+    /// Offloads are offered.
+    pub offloads: bool,
+    /// What the shard counts.
+    pub counters: Arc<PortCounters>,
+}
+
+/// A port to the outside world.
+#[derive(Debug, Clone)]
+pub struct ExternalPlan {
+    /// The node's name.
+    pub name: String,
+    /// Where it leads.
+    pub external: External,
+    /// The shard that serves it.
+    pub shard: usize,
+    /// Its index there.
+    pub index: usize,
     /// What the shard counts.
     pub counters: Arc<PortCounters>,
 }
@@ -54,6 +71,14 @@ pub struct LinkPlan {
     pub lanes: [usize; 2],
 }
 
+impl LinkPlan {
+    /// Its directions, as `FROM > TO`.
+    pub fn ways(&self) -> [String; 2] {
+        let [a, b] = &self.ends;
+        [format!("{a} > {b}"), format!("{b} > {a}")]
+    }
+}
+
 /// A switch or hub, for those who read counters.
 #[derive(Debug, Clone)]
 pub struct NodePlan {
@@ -61,6 +86,12 @@ pub struct NodePlan {
     pub name: String,
     /// `switch` or `hub`.
     pub kind: &'static str,
+    /// The shard that serves it.
+    pub shard: usize,
+    /// Its index there.
+    pub index: usize,
+    /// For each port the other end of its link.
+    pub ports: Vec<String>,
     /// What the shard counts.
     pub counters: Arc<BridgeCounters>,
 }
@@ -70,6 +101,8 @@ pub struct NodePlan {
 pub struct ShardPlan {
     /// Interfaces of machines.
     pub ports: Vec<ShardPort>,
+    /// External nodes.
+    pub externals: Vec<ShardPort>,
     /// Directions of links.
     pub directions: Vec<DirectionPlan>,
     /// Switches and hubs.
@@ -80,7 +113,7 @@ pub struct ShardPlan {
     pub counters: Arc<ShardCounters>,
 }
 
-/// An interface, as its shard sees it.
+/// An interface or external node, as its shard sees it.
 #[derive(Debug)]
 pub struct ShardPort {
     /// The direction that leads away from it, if it has a link.
@@ -129,6 +162,8 @@ pub struct TimedChange {
 pub enum Sink {
     /// To a machine.
     Port(usize),
+    /// Out of the lab.
+    External(usize),
     /// To a layer-2 node.
     Bridge {
         /// Which.
@@ -157,6 +192,8 @@ pub struct Plan {
     /// In the order of the topology.
     pub ports: Vec<PortPlan>,
     /// In the order of the topology.
+    pub externals: Vec<ExternalPlan>,
+    /// In the order of the topology.
     pub links: Vec<LinkPlan>,
     /// In the order of the topology.
     pub nodes: Vec<NodePlan>,
@@ -164,10 +201,11 @@ pub struct Plan {
     pub shards: Vec<ShardPlan>,
 }
 
-/// Something frames start from or end at: an interface of a machine, or a layer-2 node.
+/// Something frames start from or end at: an interface of a machine, a way out of the lab, or a layer-2 node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Vertex {
     Interface(usize, usize),
+    External(usize),
     Bridge(usize),
 }
 
@@ -181,7 +219,8 @@ impl Plan {
             let interface = Vertex::Interface(end.node, end.port);
             let found = index
                 .get(&interface)
-                .or_else(|| index.get(&Vertex::Bridge(end.node)));
+                .or_else(|| index.get(&Vertex::Bridge(end.node)))
+                .or_else(|| index.get(&Vertex::External(end.node)));
             found.copied().ok_or_else(|| ConfigError::NoSuchEnd {
                 link: link.to_owned(),
             })
@@ -198,6 +237,7 @@ impl Plan {
         let mut plan = Self {
             name: topology.name.clone(),
             ports: Vec::new(),
+            externals: Vec::new(),
             links: Vec::new(),
             nodes: Vec::new(),
             shards: std::iter::repeat_with(ShardPlan::default)
@@ -211,6 +251,7 @@ impl Plan {
             .collect();
         let mut streams = Streams::new(topology.seed);
         let mut bridge_ports: Vec<Vec<Option<usize>>> = vec![Vec::new(); vertices.len()];
+        let mut bridge_names: HashMap<usize, Vec<String>> = HashMap::new();
         for (link, ends) in topology.links.iter().zip(&ends) {
             let counters: [Arc<DirectionCounters>; 2] = Default::default();
             let mut lanes = [0; 2];
@@ -221,12 +262,14 @@ impl Plan {
                 lanes[way] = lane;
                 let sink = match vertices[to] {
                     Vertex::Interface(..) => Sink::Port(local[to]),
+                    Vertex::External(_) => Sink::External(local[to]),
                     Vertex::Bridge(_) => Sink::Bridge {
                         bridge: local[to],
                         port: link.ends[1 - way].port,
                     },
                 };
                 let machine = matches!(vertices[from], Vertex::Interface(..));
+                let bridge = matches!(vertices[from], Vertex::Bridge(_));
                 let attributes = link.directions[way].clone();
                 shard.directions.push(DirectionPlan {
                     streams: streams.next_direction(),
@@ -234,16 +277,18 @@ impl Plan {
                     sink,
                     held_port: (machine && link.completion == Completion::Nic)
                         .then_some(local[from]),
-                    bridge: (!machine).then_some(local[from]),
+                    bridge: bridge.then_some(local[from]),
                     counters: Arc::clone(counters),
                 });
-                let slot = if machine {
-                    &mut shard.ports[local[from]].egress
-                } else {
-                    let port = link.ends[way].port;
-                    let ports = &mut bridge_ports[from];
-                    ports.resize(ports.len().max(port + 1), None);
-                    &mut ports[port]
+                let slot = match vertices[from] {
+                    Vertex::Interface(..) => &mut shard.ports[local[from]].egress,
+                    Vertex::External(_) => &mut shard.externals[local[from]].egress,
+                    Vertex::Bridge(_) => {
+                        let port = link.ends[way].port;
+                        let ports = &mut bridge_ports[from];
+                        ports.resize(ports.len().max(port + 1), None);
+                        &mut ports[port]
+                    }
                 };
                 if slot.replace(lane).is_some() {
                     let end = end_name(topology, vertices[from]);
@@ -251,6 +296,12 @@ impl Plan {
                         link: link.name.clone(),
                         end,
                     });
+                }
+            }
+            for way in [0, 1] {
+                if let Vertex::Bridge(node) = vertices[ends[way]] {
+                    let other = end_name(topology, vertices[ends[1 - way]]);
+                    bridge_names.entry(node).or_default().push(other);
                 }
             }
             plan.links.push(LinkPlan {
@@ -285,7 +336,15 @@ impl Plan {
                 .enumerate()
                 .map(|(p, lane)| lane.ok_or_else(|| gap(p)))
                 .collect();
-            plan.shards[shard_of[vertex]].bridges[local[vertex]].egress = egress?;
+            let egress = egress?;
+            let shard = shard_of[vertex];
+            plan.shards[shard].bridges[local[vertex]].egress = egress;
+        }
+        for node in &mut plan.nodes {
+            let index = topology.nodes.iter().position(|n| n.name == node.name);
+            node.ports = index
+                .and_then(|index| bridge_names.remove(&index))
+                .unwrap_or_default();
         }
         Ok(plan)
     }
@@ -294,7 +353,11 @@ impl Plan {
     fn add_vertex(&mut self, topology: &Topology, vertex: Vertex, shard: usize) -> usize {
         let plan = &mut self.shards[shard];
         match vertex {
-            Vertex::Interface(..) => {
+            Vertex::Interface(node, interface) => {
+                let offloads = match &topology.nodes[node].kind {
+                    NodeKind::Machine(machine) => machine.interfaces[interface].offloads,
+                    NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => false,
+                };
                 let index = plan.ports.len();
                 let counters = Arc::<PortCounters>::default();
                 plan.ports.push(ShardPort {
@@ -305,8 +368,27 @@ impl Plan {
                     name: end_name(topology, vertex),
                     shard,
                     index,
+                    offloads,
                     counters,
                 });
+                index
+            }
+            Vertex::External(node) => {
+                let index = plan.externals.len();
+                let counters = Arc::<PortCounters>::default();
+                plan.externals.push(ShardPort {
+                    egress: None,
+                    counters: Arc::clone(&counters),
+                });
+                if let NodeKind::External(external) = &topology.nodes[node].kind {
+                    self.externals.push(ExternalPlan {
+                        name: topology.nodes[node].name.clone(),
+                        external: external.clone(),
+                        shard,
+                        index,
+                        counters,
+                    });
+                }
                 index
             }
             Vertex::Bridge(node) => {
@@ -314,7 +396,7 @@ impl Plan {
                 let counters = Arc::<BridgeCounters>::default();
                 let (kind, bridge) = match &topology.nodes[node].kind {
                     NodeKind::Switch(attributes) => ("switch", Bridge::switch(attributes)),
-                    NodeKind::Hub | NodeKind::Machine(_) => ("hub", Bridge::Hub),
+                    _ => ("hub", Bridge::Hub),
                 };
                 plan.bridges.push(BridgePlan {
                     bridge,
@@ -324,6 +406,9 @@ impl Plan {
                 self.nodes.push(NodePlan {
                     name: topology.nodes[node].name.clone(),
                     kind,
+                    shard,
+                    index,
+                    ports: Vec::new(),
                     counters,
                 });
                 index
@@ -338,6 +423,7 @@ fn vertices(topology: &Topology) -> Vec<Vertex> {
             .map(|i| Vertex::Interface(n, i))
             .collect(),
         NodeKind::Switch(_) | NodeKind::Hub => vec![Vertex::Bridge(n)],
+        NodeKind::External(_) => vec![Vertex::External(n)],
     };
     topology
         .nodes
@@ -349,12 +435,12 @@ fn vertices(topology: &Topology) -> Vec<Vertex> {
 
 fn end_name(topology: &Topology, vertex: Vertex) -> String {
     match vertex {
-        Vertex::Bridge(n) => topology.nodes[n].name.clone(),
+        Vertex::Bridge(n) | Vertex::External(n) => topology.nodes[n].name.clone(),
         Vertex::Interface(n, i) => {
             let node = &topology.nodes[n];
             match &node.kind {
                 NodeKind::Machine(m) => format!("{}.{}", node.name, m.interfaces[i].name),
-                NodeKind::Switch(_) | NodeKind::Hub => node.name.clone(),
+                _ => node.name.clone(),
             }
         }
     }

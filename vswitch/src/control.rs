@@ -1,7 +1,9 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
 //! `{"op":"stats"}` is answered with `{"stats":{…}}`; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
-//! schedule, with `{"set":"done"}` as soon as they hold; everything else with `{"error":"…"}`.
+//! schedule, with `{"set":"done"}` as soon as they hold; `{"op":"reset","link":"…"}`, which makes a link what it was at the start, with
+//! `{"reset":"done"}`; `{"op":"capture",…}` with `{"capture":"started"}`, and then the connection
+//! carries pcapng, from the line feed on, until the client closes its writing half; everything else with `{"error":"…"}`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,20 +13,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 use topology::model::Patch;
 use tracing::warn;
 
+use crate::capture::{self, Next, Session};
 use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::switch::View;
 
-/// The most bytes a request may have.
-const MAX_REQUEST: usize = 4096;
+/// The most bytes a request may have; a filter program of a capture may be long.
+const MAX_REQUEST: usize = 64 << 10;
 /// The most bytes an answer may have, for a client.
-const MAX_ANSWER: u64 = 64 << 20;
+const MAX_ANSWER: usize = 64 << 20;
 /// How long a client may take for a request, or to read an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients served at a time.
@@ -38,6 +43,8 @@ struct Request {
     link: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     set: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capture: Option<capture::Request>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,22 +52,26 @@ struct Request {
 enum Op {
     Stats,
     Set,
+    Reset,
+    Capture,
 }
 
 const STATS: Request = Request {
     op: Op::Stats,
     link: None,
     set: None,
+    capture: None,
 };
 /// What a request that is none is answered with.
-const REQUESTS: &str =
-    r#"try {"op":"stats"} or {"op":"set","link":"a:eth0--b:eth0","set":{"rate":"10Mbit"}}"#;
+const REQUESTS: &str = r#"try {"op":"stats"}, {"op":"set","link":"a:eth0--b:eth0","set":{"rate":"10Mbit"}}, {"op":"reset","link":"a:eth0--b:eth0"} or {"op":"capture","capture":{"links":["a:eth0--b:eth0"]}}"#;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Stats(Stats),
     Set(Done),
+    Reset(Done),
+    Capture(Started),
     Error(String),
 }
 
@@ -68,6 +79,12 @@ enum Answer {
 #[serde(rename_all = "kebab-case")]
 enum Done {
     Done,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Started {
+    Started,
 }
 
 /// The running server; ends when it is dropped.
@@ -146,19 +163,61 @@ impl Drop for Seat {
     }
 }
 
-fn serve(mut stream: UnixStream, view: &View) -> io::Result<()> {
+fn serve(mut stream: UnixStream, view: &Arc<View>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut pending = Vec::new();
     while let Some(line) = read_line(&mut stream, &mut pending)? {
         let answer = match serde_json::from_slice(&line) {
+            Ok(Request {
+                op: Op::Capture,
+                link: None,
+                set: None,
+                capture: Some(request),
+            }) => match Session::start(view, &request) {
+                Ok(session) => return stream_capture(stream, session),
+                Err(e) => Answer::Error(e.to_string()),
+            },
             Ok(request) => answer(view, request),
             Err(e) => Answer::Error(format!("not a request: {e}; {REQUESTS}")),
         };
-        let mut bytes = serde_json::to_vec(&answer)?;
-        bytes.push(b'\n');
-        stream.write_all(&bytes)?;
+        send(&mut stream, &answer)?;
     }
     Ok(())
+}
+
+/// Turns the rest of the connection into a capture.
+fn stream_capture(mut stream: UnixStream, session: Session) -> io::Result<()> {
+    send(&mut stream, &Answer::Capture(Started::Started))?;
+    // A reader that takes its time is not gone; what it misses meanwhile is counted.
+    stream.set_write_timeout(None)?;
+    let out = stream.try_clone()?;
+    session.run(out, |time| {
+        if client_is_done(&stream, time) {
+            Next::End
+        } else {
+            Next::Continue
+        }
+    })
+}
+
+/// Waits until the client has closed its writing half or is gone, at most for `time`.
+fn client_is_done(mut stream: &UnixStream, time: Duration) -> bool {
+    let mut fds = [PollFd::new(&stream, PollFlags::IN | PollFlags::RDHUP)];
+    let time = Timespec {
+        tv_sec: 0,
+        tv_nsec: time.subsec_nanos().into(),
+    };
+    match poll(&mut fds, Some(&time)) {
+        // A client has nothing to say now, and is not listened to.
+        Ok(n) if n > 0 => !matches!(stream.read(&mut [0; 256]), Ok(1..)),
+        _ => false,
+    }
+}
+
+fn send(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut bytes = serde_json::to_vec(answer)?;
+    bytes.push(b'\n');
+    stream.write_all(&bytes)
 }
 
 fn answer(view: &View, request: Request) -> Answer {
@@ -167,14 +226,25 @@ fn answer(view: &View, request: Request) -> Answer {
             op: Op::Stats,
             link: None,
             set: None,
+            capture: None,
         } => Answer::Stats(view.stats()),
         Request {
             op: Op::Set,
             link: Some(link),
             set: Some(set),
+            capture: None,
         } => match change(view, &link, set.get()) {
             Ok(()) => Answer::Set(Done::Done),
             Err(e) => Answer::Error(e),
+        },
+        Request {
+            op: Op::Reset,
+            link: Some(link),
+            set: None,
+            capture: None,
+        } => match view.reset(&link) {
+            Ok(()) => Answer::Reset(Done::Done),
+            Err(e) => Answer::Error(e.to_string()),
         },
         _ => Answer::Error(format!("not a request; {REQUESTS}")),
     }
@@ -182,13 +252,13 @@ fn answer(view: &View, request: Request) -> Answer {
 
 fn change(view: &View, link: &str, set: &str) -> Result<(), String> {
     let set = Patch::parse(set, Path::new("set")).map_err(|report| report.to_string())?;
-    view.change(link, set).map_err(|e| e.to_string())
+    view.change(link, &set).map_err(|e| e.to_string())
 }
 
 /// The next line, of bounded length and within bounded time; what follows it stays in `pending`.
 fn read_line(stream: &mut UnixStream, pending: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     let deadline = Instant::now() + PATIENCE;
-    let mut chunk = [0; 1024];
+    let mut chunk = [0; 4096];
     loop {
         if let Some(end) = pending.iter().position(|b| *b == b'\n') {
             let mut line: Vec<u8> = pending.drain(..=end).collect();
@@ -210,7 +280,7 @@ fn read_line(stream: &mut UnixStream, pending: &mut Vec<u8>) -> io::Result<Optio
     }
 }
 
-/// Why the counters of a running switch cannot be had.
+/// Why a running switch does not do what it is asked for.
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// Nobody answers.
@@ -221,31 +291,80 @@ pub enum ClientError {
     /// The answer does not come or is none.
     #[error("no usable answer from {0}: {1}")]
     NoAnswer(String, String),
+    /// It refuses.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Asks the switch behind the control socket at `path` for its counters.
 pub fn stats(path: &Path) -> Result<Stats, ClientError> {
-    let name = path.display().to_string();
-    let lost = |e: &dyn std::fmt::Display| ClientError::NoAnswer(name.clone(), e.to_string());
-    let mut stream =
-        UnixStream::connect(path).map_err(|e| ClientError::Unreachable(name.clone(), e))?;
-    stream
-        .set_read_timeout(Some(PATIENCE))
-        .map_err(|e| lost(&e))?;
-    let mut request = serde_json::to_vec(&STATS).map_err(|e| lost(&e))?;
-    request.push(b'\n');
-    stream.write_all(&request).map_err(|e| lost(&e))?;
-    stream
-        .shutdown(std::net::Shutdown::Write)
-        .map_err(|e| lost(&e))?;
-    let mut answer = Vec::new();
-    stream
-        .take(MAX_ANSWER)
-        .read_to_end(&mut answer)
-        .map_err(|e| lost(&e))?;
-    match serde_json::from_slice(&answer).map_err(|e| lost(&e))? {
+    match ask(path, &STATS)?.0 {
         Answer::Stats(stats) => Ok(stats),
-        Answer::Error(e) => Err(lost(&e)),
-        Answer::Set(_) => Err(lost(&"it answers something else")),
+        other => Err(unexpected(path, other)),
+    }
+}
+
+/// Asks the switch behind the control socket at `path` for a capture. What is read from the connection is pcapng; closing its
+/// writing half ends the capture.
+pub fn capture(path: &Path, request: capture::Request) -> Result<UnixStream, ClientError> {
+    let request = Request {
+        op: Op::Capture,
+        capture: Some(request),
+        ..STATS
+    };
+    match ask(path, &request)? {
+        (Answer::Capture(Started::Started), stream) => {
+            stream
+                .set_read_timeout(None)
+                .map_err(|e| no_answer(path, &e))?;
+            Ok(stream)
+        }
+        (other, _) => Err(unexpected(path, other)),
+    }
+}
+
+/// Sends a request; the answer, and the connection behind it.
+fn ask(path: &Path, request: &Request) -> Result<(Answer, UnixStream), ClientError> {
+    let unreachable = |e| ClientError::Unreachable(path.display().to_string(), e);
+    let mut stream = UnixStream::connect(path).map_err(unreachable)?;
+    let line = exchange(&mut stream, request).map_err(|e| no_answer(path, &e))?;
+    let answer = serde_json::from_slice(&line).map_err(|e| no_answer(path, &e))?;
+    Ok((answer, stream))
+}
+
+fn exchange(stream: &mut UnixStream, request: &Request) -> io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut request = serde_json::to_vec(request)?;
+    request.push(b'\n');
+    stream.write_all(&request)?;
+    let mut line = Vec::new();
+    // What follows the line is not to be read here.
+    let mut peeked = [0; 4096];
+    loop {
+        let (n, _) = recv(&*stream, &mut peeked[..], RecvFlags::PEEK)?;
+        if n == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let end = peeked[..n].iter().position(|byte| *byte == b'\n');
+        let wanted = end.map_or(n, |end| end + 1);
+        stream.read_exact(&mut peeked[..wanted])?;
+        line.extend_from_slice(&peeked[..wanted]);
+        if end.is_some() {
+            return Ok(line);
+        }
+        if line.len() > MAX_ANSWER {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+    }
+}
+
+fn no_answer(path: &Path, reason: &dyn std::fmt::Display) -> ClientError {
+    ClientError::NoAnswer(path.display().to_string(), reason.to_string())
+}
+
+fn unexpected(path: &Path, answer: Answer) -> ClientError {
+    match answer {
+        Answer::Error(e) => ClientError::Refused(e),
+        _ => no_answer(path, &"it answers something else"),
     }
 }

@@ -1,12 +1,14 @@
 //! Counters with one writer each, read by anyone at any time.
 //!
 //! A shard adds with plain loads and stores, so counting costs no locked instruction, and readers disturb nobody. Numbers
-//! read together are not from one instant.
+//! read together are not from one instant. What different shards write lies in different cache lines.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Time;
+use crate::histogram::Histogram;
 use crate::link::Reason;
 
 /// A number that one thread counts up.
@@ -14,6 +16,11 @@ use crate::link::Reason;
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Zero.
+    pub const fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
     /// Adds `n`. Only the thread that owns the counter may call this.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -21,6 +28,14 @@ impl Counter {
             self.0.load(Ordering::Relaxed).wrapping_add(n),
             Ordering::Relaxed,
         );
+    }
+
+    /// Replaces the value if `n` is more. Only the thread that owns the counter may call this.
+    #[inline]
+    pub fn raise(&self, n: u64) {
+        if n > self.get() {
+            self.set(n);
+        }
     }
 
     /// Replaces the value. Only the thread that owns the counter may call this.
@@ -48,16 +63,20 @@ pub enum Drop {
     BitError,
     /// The link is down.
     Carrier,
-    /// The receiver had posted no buffer when it arrived.
+    /// The receiver had posted no buffer when it arrived; of an external node, the host had no room for it.
     NoRxBuffer,
     /// The receiver's buffers are too small for it.
     TooBig,
-    /// Nobody is connected to the receiving interface, or its ring is not running.
+    /// Nobody is connected to the receiving interface, or its ring is not running; of an external node, its device is down or gone.
     Disconnected,
     /// The sender disappeared while the frame was still in its memory.
     SenderGone,
     /// The switch's own memory for waiting frames is used up.
     Pool,
+    /// The sender changed the headers of a superframe after they had been checked.
+    Changed,
+    /// The host did not want to send it out of an external node.
+    Refused,
 }
 
 macro_rules! drops {
@@ -66,11 +85,21 @@ macro_rules! drops {
         #[derive(Debug, Default)]
         pub struct DropCounters { $($field: Counter,)* }
 
+        impl Drop {
+            /// Every reason, in the order of their discriminants.
+            pub const ALL: &[Self] = &[$(Self::$reason,)*];
+
+            /// The name of its counter.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$reason => stringify!($field),)* }
+            }
+        }
+
         impl DropCounters {
-            /// Counts one.
+            /// Counts `frames`.
             #[inline]
-            pub fn count(&self, reason: Drop) {
-                match reason { $(Drop::$reason => self.$field.add(1),)* }
+            pub fn count(&self, reason: Drop, frames: u32) {
+                match reason { $(Drop::$reason => self.$field.add(frames.into()),)* }
             }
 
             /// The numbers.
@@ -109,6 +138,8 @@ drops! {
     Disconnected disconnected,
     SenderGone sender_gone,
     Pool pool,
+    Changed changed,
+    Refused refused,
 }
 
 impl From<Reason> for Drop {
@@ -122,8 +153,9 @@ impl From<Reason> for Drop {
     }
 }
 
-/// One direction of a link. What went in and was duplicated has come out, was dropped, or is still inside.
+/// One direction of a link. A superframe counts as its segments. What went in and was duplicated has come out, was dropped, or is still inside.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct DirectionCounters {
     /// Frames that entered.
     pub in_frames: Counter,
@@ -147,12 +179,19 @@ pub struct DirectionCounters {
     pub pool_copies: Counter,
     /// Frames waiting for the transmitter.
     pub queued: Counter,
+    /// The most there have been.
+    pub queued_max: Counter,
+    /// By how many nanoseconds frames came out later than they ideally would have. Frames of a link that holds nothing up have
+    /// no ideal time, and are not in it.
+    pub lateness: Histogram,
 }
 
-/// A machine's interface, as the data path sees it.
+/// A machine's interface or an external node, as the data path sees it.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct PortCounters {
-    /// Frames that were no Ethernet frames, or asked for an offload that was not offered.
+    /// Frames that were no Ethernet frames, or asked for an offload that was not agreed on or does not go with them; of an external
+    /// node, also datagrams that were not of its tunnel.
     pub malformed: Counter,
     /// Frames sent on an interface that has no link.
     pub unlinked: Counter,
@@ -162,6 +201,7 @@ pub struct PortCounters {
 
 /// A layer-2 node.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct BridgeCounters {
     /// Frames that came in.
     pub frames: Counter,
@@ -171,19 +211,55 @@ pub struct BridgeCounters {
     pub filtered: Counter,
     /// Copies not sent because the frame had been everywhere: the lab has a loop.
     pub looped: Counter,
+    /// Of these, not forwarded, as their port is not of their VLAN.
+    pub wrong_vlan: Counter,
+    /// Of these, not forwarded, as their port had sent too much to all.
+    pub storm: Counter,
+    /// Times a station moved from one port to another.
+    pub moved: Counter,
     /// Addresses in the table.
     pub learnt: Counter,
 }
 
 /// A shard.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct ShardCounters {
     /// Turns of the loop.
     pub turns: Counter,
     /// Turns that found something to do.
     pub busy_turns: Counter,
-    /// Times it went to sleep.
+    /// Nanoseconds in these.
+    pub busy_ns: Counter,
+    /// Nanoseconds spent looking for something to do.
+    pub polling_ns: Counter,
+    /// Nanoseconds asleep, without the present sleep.
+    pub sleeping_ns: Counter,
+    /// When it went to sleep, in nanoseconds on its clock; 0 while it is awake.
+    pub asleep_since: Counter,
+    /// Times it went to sleep, and so was woken up.
     pub sleeps: Counter,
-    /// Bytes of the pool in use.
+    /// Times it took frames from a ring.
+    pub batches: Counter,
+    /// Frames it took.
+    pub batch_frames: Counter,
+    /// Bytes of the pool that are allocated.
     pub pool_bytes: Counter,
+    /// Frames in the pool.
+    pub pool_frames: Counter,
+    /// The most there have been.
+    pub pool_frames_max: Counter,
+}
+
+impl ShardCounters {
+    /// Nanoseconds asleep until `now`.
+    pub fn asleep(&self, now: Time) -> u64 {
+        let since = self.asleep_since.get();
+        let before = self.sleeping_ns.get();
+        // If it has woken up meanwhile, this sleep may already be counted.
+        if since == 0 || since != self.asleep_since.get() {
+            return before;
+        }
+        before + now.since(Time::from_nanos(since)).as_nanos() as u64
+    }
 }

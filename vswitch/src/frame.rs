@@ -1,22 +1,31 @@
 //! What the switch holds of a frame: not its bytes, but where they are.
 
+use std::ops::RangeInclusive;
+
 use crate::classify::Class;
-use crate::l2::Addresses;
+use crate::l2::Head;
 use crate::link::Header;
+use crate::offload::{Gso, Offload};
 use crate::ring::Reservation;
 use crate::shard::Slot;
 
 /// The least an Ethernet frame can have: two addresses and a type. Padding to 60 bytes is the sender's affair; virtual
 /// interfaces do not do it.
 pub const MIN_LEN: u32 = 14;
-/// The most a frame may have: an IP packet of 65535 bytes behind Ethernet with two VLAN tags.
+/// The most a frame, or superframe, may have: an IP packet of 65535 bytes behind Ethernet with two VLAN tags.
 pub const MAX_LEN: u32 = 65_535 + 14 + 8;
+/// All it may have.
+pub const LENGTHS: RangeInclusive<u32> = MIN_LEN..=MAX_LEN;
 
 /// What is known of a frame without looking at it again, and what is to be done to it on delivery.
 #[derive(Debug, Clone, Copy)]
 pub struct Info {
-    /// Bytes.
+    /// Bytes; of a superframe, before it is cut.
     pub len: u32,
+    /// What its sender has left to do.
+    pub offload: Offload,
+    /// It is a segment of a superframe, and its bytes are only where that is.
+    pub segment: Option<Segment>,
     /// What its headers say, if a link asks.
     pub class: Class,
     /// It is to arrive marked as having met congestion.
@@ -24,13 +33,79 @@ pub struct Info {
     /// The bit that is to arrive flipped, counted from the first. A second link that flips one before the frame is copied has no
     /// effect.
     pub flipped: Option<u32>,
-    /// The addresses, read once; `None` on the way from machine to machine, where nobody asks for them.
-    /// Whoever copies the frame writes these and not what the guest may have put there since, so that a frame is delivered
-    /// with the addresses by which it was forwarded.
-    pub addresses: Option<Addresses>,
+    /// How it begins, read once; `None` on the way from machine to machine, where nobody asks for it. Whoever copies the frame to its
+    /// receiver writes this and not what stands there.
+    pub head: Option<Head>,
+}
+
+/// A part of a superframe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Which, from 0.
+    pub index: u16,
+    /// Bytes of the superframe.
+    pub whole: u32,
+    /// There is none behind it.
+    pub last: bool,
 }
 
 impl Info {
+    /// How it is to be cut, if it is a superframe.
+    #[inline]
+    pub fn superframe(&self) -> Option<&Gso> {
+        self.offload.gso.as_ref().filter(|_| self.segment.is_none())
+    }
+
+    /// Frames on a wire.
+    #[inline]
+    pub fn frames(&self) -> u32 {
+        self.superframe().map_or(1, |gso| gso.segments(self.len))
+    }
+
+    /// Bytes on a wire, where every segment has headers of its own.
+    #[inline]
+    pub fn bytes(&self) -> u64 {
+        let more = |gso: &Gso| u64::from(self.frames() - 1) * u64::from(gso.headers);
+        u64::from(self.len) + self.superframe().map_or(0, more)
+    }
+
+    /// A segment of a superframe; `index` is less than [`Info::frames`]. A frame that is none is its only segment.
+    #[must_use]
+    pub fn segment(&self, index: u32) -> Self {
+        let Some(gso) = self.superframe() else {
+            return *self;
+        };
+        let (_, payload) = gso.payload(self.len, index as u16);
+        Self {
+            len: u32::from(gso.headers) + payload,
+            segment: Some(Segment {
+                index: index as u16,
+                whole: self.len,
+                last: index + 1 == self.frames(),
+            }),
+            ..*self
+        }
+    }
+
+    /// The same frame when its bytes are by themselves: a segment that has been copied out of its superframe, with its head.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        let gso = self.offload.gso.filter(|_| self.segment.is_none());
+        let written = |head: Head| match self.segment {
+            Some(_) => head.written(),
+            None => head,
+        };
+        Self {
+            head: self.head.map(written),
+            offload: Offload {
+                gso,
+                ..self.offload
+            },
+            segment: None,
+            ..*self
+        }
+    }
+
     /// What queue disciplines may know.
     pub fn header(&self) -> Header {
         Header {
@@ -40,15 +115,46 @@ impl Info {
         }
     }
 
-    /// The addresses as they will arrive.
-    pub fn addresses_on_arrival(&self) -> Option<Addresses> {
-        let mut addresses = self.addresses?;
-        if let Some(bit) = self.flipped
-            && let Some(byte) = addresses.get_mut(bit as usize / 8)
-        {
-            *byte ^= 1 << (bit % 8);
+    /// Bytes of it that lie in memory; with a tag added or removed not those on the wire.
+    pub fn stored_len(&self) -> u32 {
+        match self.head {
+            Some(head) => self.len - head.len() as u32 + head.stored() as u32,
+            None => self.len,
         }
-        Some(addresses)
+    }
+
+    /// The same frame with a flipped bit in its head, if that is where it is, put there.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        if let Some(head) = &mut self.head
+            && let Some(bit) = self.flipped.filter(|bit| *bit < 8 * head.len() as u32)
+        {
+            *head = head.flip(bit);
+            self.flipped = None;
+        }
+        self
+    }
+
+    /// The same frame beginning with `head`, which may have another tag than the one it has.
+    #[must_use]
+    #[inline]
+    pub fn with_head(mut self, head: Head) -> Self {
+        let before = self.head.map_or(head.stored(), |head| head.len()) as u32;
+        let after = head.len() as u32;
+        if after != before {
+            self.len = self.len + after - before;
+            self.class.ecn = self
+                .class
+                .ecn
+                .map(|ecn| ecn.moved(before as u8, after as u8));
+            self.flipped = self.flipped.map(|bit| bit + 8 * after - 8 * before);
+            self.offload = self.offload.moved(before as u16, after as u16);
+            if let Some(segment) = &mut self.segment {
+                segment.whole = segment.whole + after - before;
+            }
+        }
+        self.head = Some(head);
+        self
     }
 }
 

@@ -4,17 +4,24 @@
 //! packet path, without threads and on an injected clock; [`ring`] holds the virtqueues, [`link`] the shaper.
 #![warn(missing_docs)]
 
+pub mod attributes;
+pub mod capture;
 pub mod classify;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod event;
+pub mod external;
 pub mod frame;
+pub mod histogram;
 pub mod l2;
 pub mod link;
 pub mod memory;
+mod names;
 pub mod net_header;
+pub mod offload;
 pub mod port;
 pub mod ring;
 pub mod shard;

@@ -100,7 +100,16 @@ impl Region {
         self.spec
     }
 
+    fn span(&self) -> Option<Span> {
+        Some(Span {
+            guest: self.spec.guest,
+            size: self.spec.size,
+            start: NonNull::new(self.map.as_ptr())?,
+        })
+    }
+
     /// The mapping from `offset` on, if `offset` lies inside; with the number of bytes left.
+    #[inline]
     fn at(&self, offset: u64) -> Option<(NonNull<u8>, u64)> {
         let left = self
             .spec
@@ -134,6 +143,40 @@ pub struct Segment {
     pub(crate) ptr: NonNull<u8>,
     /// Bytes, never 0.
     pub(crate) len: u32,
+}
+
+/// Where one region lies, in both address spaces; valid for as long as the [`Memory`] it was asked of.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    guest: u64,
+    size: u64,
+    start: NonNull<u8>,
+}
+
+/// No region: nothing lies in it.
+impl Default for Span {
+    fn default() -> Self {
+        Self {
+            guest: 0,
+            size: 0,
+            start: NonNull::dangling(),
+        }
+    }
+}
+
+impl Span {
+    /// The `len` bytes at `guest`, if they are not none and lie in this region.
+    #[inline]
+    pub fn piece(&self, guest: u64, len: u32) -> Option<Segment> {
+        let offset = guest.wrapping_sub(self.guest);
+        // The last byte lies in it; with none there is no last one.
+        if offset >= self.size || u64::from(len).wrapping_sub(1) >= self.size - offset {
+            return None;
+        }
+        // SAFETY: `offset` is less than the size of the mapping that begins at `start`.
+        let ptr = unsafe { self.start.add(offset as usize) };
+        Some(Segment { ptr, len })
+    }
 }
 
 /// All of a front-end's memory; immutable, replaced as a whole.
@@ -214,6 +257,14 @@ impl Memory {
             guest += u64::from(len);
         }
         true
+    }
+
+    /// The region that holds the byte at `guest`.
+    pub fn span(&self, guest: u64) -> Option<Span> {
+        let regions = self.regions.iter().map(|r| r.span());
+        regions
+            .flatten()
+            .find(|s| guest.wrapping_sub(s.guest) < s.size)
     }
 
     #[inline]

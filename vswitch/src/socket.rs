@@ -71,20 +71,26 @@ impl Socket {
         &self.listener
     }
 
-    /// Makes every present and future `accept` fail.
+    /// Makes every present and future `accept` fail, and removes it. Somebody who still serves a client may keep it from being dropped
+    /// before the process ends.
     pub fn close(&self) {
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+        self.remove();
     }
-}
 
-impl Drop for Socket {
-    fn drop(&mut self) {
+    fn remove(&self) {
         if let Ok(m) = fs::symlink_metadata(&self.path)
             && (m.dev(), m.ino()) == self.inode
         {
             // If this fails the next owner replaces it.
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

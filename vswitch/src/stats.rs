@@ -1,10 +1,13 @@
 //! The counters as they are read: one answer of the control socket, and a table of it.
 
-use std::fmt::Write as _;
+mod table;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::counters::{DirectionCounters, Drops};
+use crate::clock::Time;
+use crate::counters::{DirectionCounters, Drops, ShardCounters};
+use crate::histogram::Distribution;
 
 /// Everything that is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,12 +16,16 @@ pub struct Stats {
     pub name: String,
     /// One entry per machine interface, in the order of the topology.
     pub ports: Vec<PortStats>,
+    /// One entry per external node, in the order of the topology.
+    pub externals: Vec<ExternalStats>,
     /// One entry per link, in the order of the topology.
     pub links: Vec<LinkStats>,
     /// One entry per switch and hub, in the order of the topology.
     pub nodes: Vec<NodeStats>,
     /// One entry per shard.
     pub shards: Vec<ShardStats>,
+    /// Captures that are running.
+    pub captures: u64,
 }
 
 /// A machine's interface.
@@ -46,11 +53,30 @@ pub struct PortStats {
     pub last_error: Option<String>,
 }
 
+/// An external node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalStats {
+    /// Its name.
+    pub name: String,
+    /// What it leads to, as in `tap hop0`.
+    pub leads_to: String,
+    /// Its device is there.
+    pub connected: bool,
+    /// What came in that was no Ethernet frame, or a datagram of another tunnel.
+    pub malformed: u64,
+    /// Frames that came in although the node has no link.
+    pub unlinked: u64,
+    /// The last thing that went wrong.
+    pub last_error: Option<String>,
+}
+
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkStats {
     /// Its name.
     pub name: String,
+    /// What it is set to now, apart from defaults, as the topology file has it; first from its first end to its second.
+    pub attributes: [Map<String, Value>; 2],
     /// First from its first end to its second.
     pub directions: [DirectionStats; 2],
 }
@@ -84,6 +110,10 @@ pub struct DirectionStats {
     pub pool_copies: u64,
     /// Frames waiting for the transmitter now.
     pub queued: u64,
+    /// The most there have been.
+    pub queued_max: u64,
+    /// By how many nanoseconds frames came out later than they ideally would have; of links that hold frames up.
+    pub lateness: Distribution,
 }
 
 impl DirectionStats {
@@ -104,6 +134,8 @@ impl DirectionStats {
             bytes_copied: c.bytes_copied.get(),
             pool_copies: c.pool_copies.get(),
             queued: c.queued.get(),
+            queued_max: c.queued_max.get(),
+            lateness: c.lateness.read(),
         }
     }
 }
@@ -121,10 +153,18 @@ pub struct NodeStats {
     pub flooded: u64,
     /// Of these, not forwarded, as their receiver is where they came from.
     pub filtered: u64,
+    /// Of these, not forwarded, as their port is not of their VLAN.
+    pub wrong_vlan: u64,
+    /// Of these, not forwarded, as their port had sent too much to all.
+    pub storm: u64,
+    /// Times a station moved from one port to another.
+    pub moved: u64,
     /// Copies not sent because the frame had been everywhere: there is a loop.
     pub looped: u64,
     /// Addresses in the table.
     pub learnt: u64,
+    /// The last thing that went wrong: a storm, or a loop.
+    pub last_error: Option<String>,
 }
 
 /// A shard.
@@ -134,118 +174,41 @@ pub struct ShardStats {
     pub turns: u64,
     /// Turns that found something to do.
     pub busy_turns: u64,
-    /// Times it went to sleep.
+    /// Nanoseconds in these.
+    pub busy_ns: u64,
+    /// Nanoseconds spent looking for something to do.
+    pub polling_ns: u64,
+    /// Nanoseconds asleep.
+    pub sleeping_ns: u64,
+    /// Times it went to sleep, and so was woken up.
     pub sleeps: u64,
+    /// Times it took frames from a ring.
+    pub batches: u64,
+    /// Frames it took.
+    pub batch_frames: u64,
     /// Bytes allocated for frames that fit neither the sender's nor the receiver's buffers.
     pub pool_bytes: u64,
+    /// Such frames now.
+    pub pool_frames: u64,
+    /// The most there have been.
+    pub pool_frames_max: u64,
 }
 
-impl Stats {
-    /// Tables for people.
-    pub fn table(&self) -> String {
-        let mut out = String::new();
-        let ports = self.ports.iter().map(|p| {
-            let state = match (p.connected, p.sending && p.receiving) {
-                (false, _) => "waiting",
-                (true, false) => "connected",
-                (true, true) => "running",
-            };
-            vec![
-                p.name.clone(),
-                state.to_owned(),
-                p.features.join(","),
-                p.malformed.to_string(),
-                p.violations.to_string(),
-                p.last_error.clone().unwrap_or_default(),
-            ]
-        });
-        render(
-            &mut out,
-            &[
-                "PORT",
-                "STATE",
-                "FEATURES",
-                "MALFORMED",
-                "VIOLATIONS",
-                "LAST ERROR",
-            ],
-            ports,
-        );
-        let directions = self.links.iter().flat_map(|l| &l.directions).map(|d| {
-            let drops: Vec<String> = d
-                .drops
-                .iter()
-                .filter(|(_, n)| *n > 0)
-                .map(|(reason, n)| format!("{reason}={n}"))
-                .collect();
-            vec![
-                format!("{} > {}", d.from, d.to),
-                d.in_frames.to_string(),
-                d.in_bytes.to_string(),
-                d.out_frames.to_string(),
-                d.out_bytes.to_string(),
-                d.queued.to_string(),
-                d.pool_copies.to_string(),
-                if drops.is_empty() {
-                    "-".to_owned()
-                } else {
-                    drops.join(" ")
-                },
-            ]
-        });
-        render(
-            &mut out,
-            &[
-                "LINK", "IN", "BYTES", "OUT", "BYTES", "QUEUED", "POOL", "DROPS",
-            ],
-            directions,
-        );
-        let nodes = self.nodes.iter().map(|n| {
-            let numbers = [n.frames, n.flooded, n.filtered, n.looped, n.learnt];
-            [n.name.clone(), n.kind.clone()]
-                .into_iter()
-                .chain(numbers.map(|n| n.to_string()))
-                .collect()
-        });
-        render(
-            &mut out,
-            &[
-                "NODE", "KIND", "FRAMES", "FLOODED", "FILTERED", "LOOPED", "LEARNT",
-            ],
-            nodes,
-        );
-        out
-    }
-}
-
-/// Appends a table with columns as wide as they need to be; nothing if it has no rows.
-fn render(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() {
-        return;
-    }
-    if !out.is_empty() {
-        out.push('\n');
-    }
-    let width = |i: usize| {
-        rows.iter()
-            .map(|r| r[i].chars().count())
-            .chain([head[i].len()])
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
-        for (cell, width) in cells.zip(&widths) {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{cell:width$}  ");
+impl ShardStats {
+    /// Reads the counters of a shard at `now` on its clock.
+    pub fn read(c: &ShardCounters, now: Time) -> Self {
+        Self {
+            turns: c.turns.get(),
+            busy_turns: c.busy_turns.get(),
+            busy_ns: c.busy_ns.get(),
+            polling_ns: c.polling_ns.get(),
+            sleeping_ns: c.asleep(now),
+            sleeps: c.sleeps.get(),
+            batches: c.batches.get(),
+            batch_frames: c.batch_frames.get(),
+            pool_bytes: c.pool_bytes.get(),
+            pool_frames: c.pool_frames.get(),
+            pool_frames_max: c.pool_frames_max.get(),
         }
-        out.push_str(text.trim_end());
-        out.push('\n');
-    };
-    line(&mut head.iter().copied());
-    for row in &rows {
-        line(&mut row.iter().map(String::as_str));
     }
 }

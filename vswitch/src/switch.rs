@@ -1,34 +1,72 @@
 //! The whole switch: sockets, control threads, shards.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_getaffinity};
 use thiserror::Error;
-use topology::model::{Patch, Topology};
+use topology::model::{Direction, Patch, Topology};
+use tracing::warn;
 
+use crate::attributes::Attributes;
+use crate::capture::{FileRequest, Next, Registry, Session, SessionError};
 use crate::clock::Time;
-use crate::config::{ConfigError, LinkChange, LinkPlan, NodePlan, Plan};
+use crate::config::{ConfigError, ExternalPlan, LinkChange, LinkPlan, NodePlan, Plan};
 use crate::counters::ShardCounters;
-use crate::port::{Policy, Port, features};
-use crate::shard::{self, Gone, Handle, Message, Report};
+use crate::event::{self, Event};
+use crate::external::{Device, OpenError};
+use crate::l2;
+use crate::port::{Policy, Port, Status, features};
+use crate::shard::{self, Gone, Handle, Message, Notice, Report, Watch, Watchdog};
 use crate::socket::{Socket, SocketError};
-use crate::stats::{DirectionStats, LinkStats, NodeStats, PortStats, ShardStats, Stats};
+use crate::stats::{
+    DirectionStats, ExternalStats, LinkStats, NodeStats, PortStats, ShardStats, Stats,
+};
 
-/// Reports of stopped rings that may wait for the log.
+/// How often a device that was lost is looked for.
+const RETRY: Duration = Duration::from_millis(500);
+/// Reports that may wait for the log.
 const REPORTS: usize = 256;
 
 /// What the one who starts a switch decides.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The folder of the ports' sockets.
-    pub sockets: PathBuf,
+    /// Where the ports' sockets are.
+    pub sockets: Sockets,
     /// Threads of the data path.
     pub shards: usize,
+    /// The processors on which they run, in turn; wherever the system puts them if there are none.
+    pub cpus: Vec<usize>,
     /// How front-ends are treated.
     pub policy: Policy,
+    /// Captures to files that begin before the first front-end can connect.
+    pub captures: Vec<FileRequest>,
+}
+
+/// Where the sockets of ports are.
+#[derive(Debug, Clone)]
+pub enum Sockets {
+    /// In this folder, each as [`socket_path`] says.
+    Folder(PathBuf),
+    /// Each, by the name of the port, `node.interface`, where it is said.
+    Each(Vec<(String, PathBuf)>),
+}
+
+impl Sockets {
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        match self {
+            Self::Folder(folder) => Some(socket_path(folder, name)),
+            Self::Each(all) => {
+                let found = all.iter().find(|(port, _)| port == name);
+                found.map(|(_, path)| path.clone())
+            }
+        }
+    }
 }
 
 /// Why a switch cannot start.
@@ -37,12 +75,35 @@ pub enum StartError {
     /// The topology asks for what cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// Nobody said where the socket of a port is to be.
+    #[error("no socket is named for the interface {0}")]
+    NoSocket(String),
     /// A socket is not to be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// A processor is not to be had.
+    #[error(
+        "the packet path cannot run on processor {0}: it is not there, or not for this process (see taskset)"
+    )]
+    Processor(usize),
+    /// The outside world is not to be had.
+    #[error("node {node}: {error}")]
+    External {
+        /// Which node leads there.
+        node: String,
+        /// Why not.
+        #[source]
+        error: OpenError,
+    },
     /// The system has no more threads or descriptors.
     #[error("cannot start a thread of the switch: {0}")]
     Thread(#[from] io::Error),
+    /// A capture cannot start.
+    #[error("cannot capture to {}: {}", .0.display(), .1)]
+    Capture(PathBuf, SessionError),
+    /// A capture's file cannot be written.
+    #[error("cannot write the capture {}: {}", .0.display(), .1)]
+    CaptureFile(PathBuf, io::Error),
 }
 
 /// A running switch. It ends, and its sockets are removed, when it is dropped.
@@ -50,6 +111,8 @@ pub enum StartError {
 pub struct Switch {
     view: Arc<View>,
     threads: Vec<JoinHandle<()>>,
+    /// Ends last: no shard can be held up while its thread is waited for.
+    _watchdog: Watchdog,
 }
 
 /// What can be seen of a running switch, and changed in it.
@@ -57,10 +120,14 @@ pub struct Switch {
 pub struct View {
     name: String,
     ports: Vec<Arc<Port>>,
+    externals: Vec<(ExternalPlan, Status)>,
     links: Vec<LinkPlan>,
-    nodes: Vec<NodePlan>,
+    /// Of each of them.
+    attributes: Vec<Attributes>,
+    nodes: Vec<(NodePlan, Status)>,
     shards: Vec<Arc<ShardCounters>>,
     handles: Vec<Handle>,
+    captures: Registry,
 }
 
 /// Why a link cannot be changed.
@@ -78,44 +145,102 @@ impl Switch {
     /// Listens on the socket of every machine interface and starts all threads.
     pub fn start(topology: &Topology, options: &Options) -> Result<Self, StartError> {
         let plan = Plan::new(topology, options.shards)?;
+        let allowed = sched_getaffinity(None).map_err(io::Error::from)?;
+        let is_allowed = |cpu: usize| cpu < CpuSet::MAX_CPU && allowed.is_set(cpu);
+        if let Some(cpu) = options.cpus.iter().find(|cpu| !is_allowed(**cpu)) {
+            return Err(StartError::Processor(*cpu));
+        }
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
-            let socket = Socket::listen(&socket_path(&options.sockets, &port.name))?;
+            let path = options.sockets.path(&port.name);
+            let path = path.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
+            let socket = Socket::listen(&path)?;
             ports.push(Arc::new(Port::new(port, socket)));
         }
+        let mut devices = Vec::with_capacity(plan.externals.len());
+        for e in &plan.externals {
+            devices.push(Device::open(&e.external).map_err(|error| {
+                let node = e.name.clone();
+                StartError::External { node, error }
+            })?);
+        }
+        let externals = plan.externals.into_iter().map(|e| {
+            let status = Status::new(e.name.clone());
+            (e, status)
+        });
+        let nodes = plan.nodes.into_iter().map(|n| {
+            let status = Status::new(n.name.clone());
+            (n, status)
+        });
+        // Schedules and traces of all links begin in the same moment.
+        let origin = Time::now();
+        let links = topology.links.iter();
         let counters = plan.shards.iter().map(|s| Arc::clone(&s.counters));
         let mut view = View {
             name: plan.name,
             ports,
+            externals: externals.collect(),
             links: plan.links,
-            nodes: plan.nodes,
+            attributes: links.map(|link| Attributes::new(link, origin)).collect(),
+            nodes: nodes.collect(),
             shards: counters.collect(),
             handles: Vec::new(),
+            captures: Registry::default(),
         };
         let mut threads = Vec::new();
         let (reports, incoming) = sync_channel(REPORTS);
-        // Schedules and traces of all links begin in the same moment.
-        let origin = Time::now();
+        let watch = Watch::new(view.shards.iter().cloned());
+        let watchdog = Watchdog::start(Arc::clone(&watch))?;
         for (number, shard) in plan.shards.into_iter().enumerate() {
+            let cpu = options.cpus.iter().cycle().nth(number).copied();
+            let (reports, watch) = (reports.clone(), Arc::clone(&watch));
             let (handle, thread) =
-                shard::spawn(number, shard, topology.timing, origin, reports.clone())?;
+                shard::spawn(number, shard, topology.timing, origin, cpu, reports, watch)?;
             view.handles.push(handle);
             threads.push(thread);
         }
+        for ((plan, status), device) in view.externals.iter().zip(devices) {
+            connect(plan, status, device, &view.handles[plan.shard]);
+        }
+        // The reports end with the shards, also if nothing comes of the rest.
+        drop(reports);
         let mut switch = Self {
             view: Arc::new(view),
             threads,
+            _watchdog: watchdog,
         };
         let view = Arc::clone(&switch.view);
         let reporter = std::thread::Builder::new().name("reports".into());
         switch
             .threads
             .push(reporter.spawn(move || view.report(&incoming))?);
+        for capture in &options.captures {
+            switch.capture(capture)?;
+        }
         for port in &switch.view.ports {
             let shard = switch.view.handles[port.plan().shard].clone();
             switch.threads.push(port.spawn(shard, options.policy)?);
         }
         Ok(switch)
+    }
+
+    /// Starts a capture to a file that ends with the switch.
+    fn capture(&mut self, FileRequest { file, request }: &FileRequest) -> Result<(), StartError> {
+        let session = Session::start(&self.view, request)
+            .map_err(|e| StartError::Capture(file.clone(), e))?;
+        let out = File::create(file).map_err(|e| StartError::CaptureFile(file.clone(), e))?;
+        let path = file.clone();
+        let thread = std::thread::Builder::new().name("capture".into());
+        self.threads.push(thread.spawn(move || {
+            let pause = |time| {
+                std::thread::sleep(time);
+                Next::Continue
+            };
+            if let Err(e) = session.run(out, pause) {
+                warn!("the capture {} has ended: {e}", path.display());
+            }
+        })?);
+        Ok(())
     }
 
     /// What can be seen of it.
@@ -126,6 +251,7 @@ impl Switch {
 
 impl Drop for Switch {
     fn drop(&mut self) {
+        self.view.captures.end();
         for port in &self.view.ports {
             port.close();
         }
@@ -143,31 +269,188 @@ impl Drop for Switch {
 impl View {
     /// All counters.
     pub fn stats(&self) -> Stats {
+        let now = Time::now();
+        let links = self.links.iter().zip(&self.attributes);
         Stats {
             name: self.name.clone(),
             ports: self.ports.iter().map(|p| port_stats(p)).collect(),
-            links: self.links.iter().map(link_stats).collect(),
-            nodes: self.nodes.iter().map(node_stats).collect(),
-            shards: self.shards.iter().map(|s| shard_stats(s)).collect(),
+            externals: self
+                .externals
+                .iter()
+                .map(|(plan, status)| external_stats(plan, status))
+                .collect(),
+            links: links
+                .map(|(link, attributes)| link_stats(link, &attributes.at(now)))
+                .collect(),
+            nodes: self
+                .nodes
+                .iter()
+                .map(|(plan, status)| node_stats(plan, status))
+                .collect(),
+            shards: self
+                .shards
+                .iter()
+                .map(|s| ShardStats::read(s, now))
+                .collect(),
+            captures: self.captures.running() as u64,
         }
     }
 
     /// Changes attributes of a link, all in one moment: first those from its first end to its second. Returns when it is done.
-    pub fn change(&self, link: &str, set: [Patch; 2]) -> Result<(), ChangeError> {
-        let found = self.links.iter().find(|l| l.name == link);
-        let link = found.ok_or_else(|| ChangeError::NoSuchLink(link.to_owned()))?;
-        let lanes = link.lanes;
-        self.handles[link.shard].change(LinkChange { lanes, set })?;
+    pub fn change(&self, link: &str, set: &[Patch; 2]) -> Result<(), ChangeError> {
+        let (link, attributes) = self.find(link)?;
+        let change = LinkChange {
+            lanes: link.lanes,
+            set: set.clone(),
+        };
+        attributes.set(set, Time::now(), || self.handles[link.shard].change(change))?;
         Ok(())
     }
 
-    /// Tells people of stopped rings until all shards have ended.
+    /// Makes all attributes of a link what they were at the start. Its schedule goes on.
+    pub fn reset(&self, link: &str) -> Result<(), ChangeError> {
+        let set = self.find(link)?.1.at_start();
+        self.change(link, &set)
+    }
+
+    fn find(&self, link: &str) -> Result<(&LinkPlan, &Attributes), ChangeError> {
+        let mut links = self.links.iter().zip(&self.attributes);
+        let found = links.find(|(plan, _)| plan.name == link);
+        found.ok_or_else(|| ChangeError::NoSuchLink(link.to_owned()))
+    }
+
+    /// Its links, in the order of the topology.
+    pub(crate) fn links(&self) -> &[LinkPlan] {
+        &self.links
+    }
+
+    /// One of its shards.
+    pub(crate) fn shard(&self, number: usize) -> &Handle {
+        &self.handles[number]
+    }
+
+    /// Its captures.
+    pub(crate) fn captures(&self) -> &Registry {
+        &self.captures
+    }
+
+    /// Tells people of what happens and looks for lost devices until all shards have ended.
     fn report(&self, incoming: &Receiver<Report>) {
-        while let Ok((shard, stopped)) = incoming.recv() {
-            let is_it = |p: &&Arc<Port>| p.plan().shard == shard && p.plan().index == stopped.port;
-            if let Some(port) = self.ports.iter().find(is_it) {
-                port.ring_stopped(stopped);
+        let mut lost: Vec<usize> = Vec::new();
+        loop {
+            let report = if lost.is_empty() {
+                incoming.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                incoming.recv_timeout(RETRY)
+            };
+            match report {
+                Ok((shard, notice)) => lost.extend(self.tell(shard, notice)),
+                Err(RecvTimeoutError::Timeout) => lost.retain(|index| !self.find_again(*index)),
+                Err(RecvTimeoutError::Disconnected) => return,
             }
+        }
+    }
+
+    /// Tells people of something; the external node that has lost its device.
+    fn tell(&self, shard: usize, notice: Notice) -> Option<usize> {
+        match notice {
+            Notice::Stopped(stopped) => {
+                let is_it =
+                    |p: &&Arc<Port>| p.plan().shard == shard && p.plan().index == stopped.port;
+                if let Some(port) = self.ports.iter().find(is_it) {
+                    port.ring_stopped(stopped);
+                }
+                None
+            }
+            Notice::Bridge { bridge, notice } => {
+                let is_it = |(n, _): &&(NodePlan, Status)| n.shard == shard && n.index == bridge;
+                if let Some((node, status)) = self.nodes.iter().find(is_it) {
+                    status.problem(&describe(node, notice));
+                }
+                None
+            }
+            Notice::Carrier { lane, up } => {
+                let is_it = |l: &&LinkPlan| l.shard == shard && l.lanes.contains(&lane);
+                if let Some(link) = self.links.iter().find(is_it) {
+                    event::tell(&Event::Carrier {
+                        link: &link.name,
+                        direction: usize::from(link.lanes[1] == lane),
+                        up,
+                    });
+                }
+                None
+            }
+            Notice::Lost { external, error } => {
+                let is_it =
+                    |(e, _): &(ExternalPlan, Status)| e.shard == shard && e.index == external;
+                let index = self.externals.iter().position(is_it)?;
+                let (plan, status) = &self.externals[index];
+                status.update(|status| {
+                    status.connected = false;
+                    (status.sending, status.receiving) = (false, false);
+                });
+                status.problem(&format!(
+                    "{} is down or gone ({error}); it is taken again when it is back",
+                    plan.external
+                ));
+                Some(index)
+            }
+        }
+    }
+
+    /// Whether a device that was lost is there again and in use.
+    fn find_again(&self, index: usize) -> bool {
+        let (plan, status) = &self.externals[index];
+        if !Device::is_back(&plan.external) {
+            return false;
+        }
+        match Device::open(&plan.external) {
+            Ok(device) => {
+                connect(plan, status, device, &self.handles[plan.shard]);
+                true
+            }
+            Err(error) => {
+                status.update(|status| status.last_error = Some(error.to_string()));
+                false
+            }
+        }
+    }
+}
+
+/// Hands the device of an external node to its shard.
+fn connect(plan: &ExternalPlan, status: &Status, device: Device, shard: &Handle) {
+    status.update(|status| {
+        status.connected = true;
+        status.connections += 1;
+        (status.sending, status.receiving) = (true, true);
+    });
+    if status.read().connections > 1 {
+        tracing::info!("{}: {} is back", plan.name, plan.external);
+    }
+    let external = plan.index;
+    let device = Box::new(device);
+    // A shard that has ended needs none.
+    let _ = shard.send(Message::AddExternal { external, device });
+}
+
+/// What is wrong around a layer-2 node, for people.
+fn describe(node: &NodePlan, notice: l2::Notice) -> String {
+    let port = |port: usize| node.ports.get(port).map_or("?", String::as_str);
+    match notice {
+        l2::Notice::Storm { port: from } => format!(
+            "{} sends more to all than the `storm` limit of its port; the rest is dropped",
+            port(from)
+        ),
+        l2::Notice::Flapping(l2::Flapping { mac, vlan, ports }) => {
+            let mac = topology::net::MacAddr(mac);
+            let vlan = match vlan {
+                0 => String::new(),
+                vlan => format!(" of VLAN {vlan}"),
+            };
+            let [from, to] = ports.map(port);
+            format!(
+                "the station {mac}{vlan} moves between its ports to {from} and {to} all the time: there is a loop behind them, or two stations have this address"
+            )
         }
     }
 }
@@ -197,11 +480,24 @@ fn port_stats(port: &Port) -> PortStats {
     }
 }
 
-fn link_stats(link: &LinkPlan) -> LinkStats {
+fn external_stats(plan: &ExternalPlan, status: &Status) -> ExternalStats {
+    let status = status.read();
+    ExternalStats {
+        name: plan.name.clone(),
+        leads_to: plan.external.to_string(),
+        connected: status.connected,
+        malformed: plan.counters.malformed.get(),
+        unlinked: plan.counters.unlinked.get(),
+        last_error: status.last_error,
+    }
+}
+
+fn link_stats(link: &LinkPlan, attributes: &[Direction; 2]) -> LinkStats {
     let [a, b] = &link.ends;
     let [there, back] = &link.directions;
     LinkStats {
         name: link.name.clone(),
+        attributes: attributes.each_ref().map(Direction::written),
         directions: [
             DirectionStats::read(a, b, there),
             DirectionStats::read(b, a, back),
@@ -209,7 +505,7 @@ fn link_stats(link: &LinkPlan) -> LinkStats {
     }
 }
 
-fn node_stats(node: &NodePlan) -> NodeStats {
+fn node_stats(node: &NodePlan, status: &Status) -> NodeStats {
     let c = &node.counters;
     NodeStats {
         name: node.name.clone(),
@@ -217,16 +513,11 @@ fn node_stats(node: &NodePlan) -> NodeStats {
         frames: c.frames.get(),
         flooded: c.flooded.get(),
         filtered: c.filtered.get(),
+        wrong_vlan: c.wrong_vlan.get(),
+        storm: c.storm.get(),
+        moved: c.moved.get(),
         looped: c.looped.get(),
         learnt: c.learnt.get(),
-    }
-}
-
-fn shard_stats(c: &ShardCounters) -> ShardStats {
-    ShardStats {
-        turns: c.turns.get(),
-        busy_turns: c.busy_turns.get(),
-        sleeps: c.sleeps.get(),
-        pool_bytes: c.pool_bytes.get(),
+        last_error: status.read().last_error,
     }
 }

@@ -3,87 +3,23 @@
 mod common;
 
 use std::io::{IoSlice, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use common::arena::{ATTACKED, Arena};
 use common::driver::{
     BASE, DriverRing, Guest, INDIRECT, NEXT, SIZE, Shape, WRITE, map, memfd, sealed,
 };
 use common::frontend::{Connection, addresses};
 use common::lab::{Lab, Running};
 use common::{eventually, frame, mac};
-use rustix::fs::{SealFlags, ftruncate};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost::vhost_user::VhostUserFrontend;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
-use vm_memory::GuestMemoryBackend;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vswitch::port::Policy;
-
-/// The attacker is `a`, whose link leads to `b`; `c` and `d` have nothing to do with it.
-struct Arena {
-    lab: Running,
-    b: (Guest, Connection),
-    c: (Guest, Connection),
-    d: (Guest, Connection),
-    tag: u32,
-}
-
-const ATTACKED: &str = "a.eth0";
-
-impl Arena {
-    fn new() -> Self {
-        let mut lab = Lab::default();
-        let machines = ["a", "b", "c", "d"].map(|n| lab.machine(n));
-        lab.wire(machines[0], machines[1]);
-        lab.wire(machines[2], machines[3]);
-        let lab = lab.run();
-        let [b, c, d] = ["b.eth0", "c.eth0", "d.eth0"].map(|name| {
-            let guest = Guest::new(Shape::default());
-            let connection = Connection::start(&lab.socket(name), &guest);
-            (guest, connection)
-        });
-        Self {
-            lab,
-            b,
-            c,
-            d,
-            tag: 0,
-        }
-    }
-
-    fn frame(&mut self) -> Vec<u8> {
-        self.tag += 1;
-        frame(mac(2), mac(1), 500, self.tag)
-    }
-
-    /// The others still exchange frames.
-    #[track_caller]
-    fn others_pass_traffic(&mut self, after: &str) {
-        let f = self.frame();
-        self.c.0.send(&f);
-        eventually(&format!("traffic of others after: {after}"), || {
-            self.d.0.receive() == Some(f.clone())
-        });
-    }
-
-    /// … and the port that was attacked serves the next guest.
-    #[track_caller]
-    fn port_serves_the_next(&mut self, after: &str) {
-        let mut guest = Guest::new(Shape::default());
-        let connection = Connection::start(&self.lab.socket(ATTACKED), &guest);
-        let f = self.frame();
-        self.b.0.receive_all();
-        guest.send(&f);
-        eventually(&format!("traffic of the next guest after: {after}"), || {
-            self.b.0.receive() == Some(f.clone())
-        });
-        drop(connection);
-        eventually("the end of the next guest", || {
-            !self.lab.port(ATTACKED).connected
-        });
-    }
-}
 
 // ---- guests ----
 
@@ -135,6 +71,25 @@ const TRANSMIT: &[(&str, RingAttack)] = &[
         r.descriptor(0, TABLE, 15, INDIRECT, 0);
         offer(r);
     }),
+    ("descriptor table", |r| {
+        r.descriptor_in(TABLE, 0, TABLE, 1, NEXT, u16::MAX);
+        r.descriptor(0, TABLE, 16 * 65_535, INDIRECT, 0);
+        offer(r);
+    }),
+    ("direction", |r| {
+        // The table of descriptors as the first buffer, the next descriptor writable.
+        r.descriptor(0, r.descriptors, 100, NEXT, 1);
+        r.descriptor(1, TABLE, 100, WRITE, 0);
+        offer(r);
+    }),
+    ("outside the guest's memory", |r| {
+        r.descriptor(0, u64::MAX - 99, 100, 0, 0);
+        offer(r);
+    }),
+    ("outside the guest's memory", |r| {
+        r.descriptor(0, TABLE, u32::MAX, 0, 0);
+        offer(r);
+    }),
     ("256 descriptors", |r| {
         for i in 0..4000 {
             r.descriptor_in(TABLE, i, TABLE, 1, NEXT, i + 1);
@@ -174,8 +129,8 @@ fn a_guest_breaks_its_transmit_ring() {
         let f = arena.frame();
         guest.send(&f);
         eventually("sending again", || arena.b.0.receive() == Some(f.clone()));
-        drop(connection);
-        eventually("the end", || !arena.lab.port(ATTACKED).connected);
+        drop((connection, guest));
+        arena.nothing_leaks(reason);
     }
 }
 
@@ -192,6 +147,38 @@ const RECEIVE: &[(&str, RingAttack)] = &[
     ("header", |r| {
         r.descriptor(0, TABLE, 5, WRITE, 0);
         offer(r);
+    }),
+    ("header", |r| {
+        // The first holds a header, the second does not.
+        r.descriptor(0, TABLE, 20, WRITE, 0);
+        r.descriptor(1, TABLE, 11, WRITE, 0);
+        r.push(0);
+        r.push(1);
+        r.publish();
+    }),
+    ("header", |r| {
+        r.descriptor(0, TABLE, 0, WRITE, 0);
+        offer(r);
+    }),
+    ("loops", |r| {
+        r.descriptor(0, TABLE, 1, WRITE | NEXT, 1);
+        r.descriptor(1, TABLE, 1, WRITE | NEXT, 0);
+        offer(r);
+    }),
+    ("again before it was returned", |r| {
+        r.descriptor(0, TABLE, 100, WRITE, 0);
+        r.push(0);
+        r.push(0);
+        r.publish();
+    }),
+    ("indirect table inside", |r| {
+        r.descriptor_in(TABLE, 0, TABLE, 16, INDIRECT, 0);
+        r.descriptor(0, TABLE, 16, INDIRECT, 0);
+        offer(r);
+    }),
+    ("head", |r| {
+        r.push(u16::MAX);
+        r.publish();
     }),
 ];
 
@@ -220,8 +207,8 @@ fn a_guest_breaks_its_receive_ring() {
         let f = arena.frame();
         guest.send(&f);
         eventually("sending", || arena.b.0.receive() == Some(f.clone()));
-        drop(connection);
-        eventually("the end", || !arena.lab.port(ATTACKED).connected);
+        drop((connection, guest));
+        arena.nothing_leaks(reason);
     }
 }
 
@@ -296,6 +283,20 @@ fn share_file(lab: &Running, file: std::fs::File) {
     assert!(connection.share(&map(file)).is_err());
 }
 
+/// Shares what `make` makes of a guest's memory in its place.
+fn share_other(lab: &Running, make: fn(&std::fs::File) -> std::fs::File) {
+    let (guest, connection) = open(lab);
+    let mut r = region(&guest);
+    let file = guest.memory.iter().next().unwrap().file_offset().unwrap();
+    let file = make(file.file());
+    r.mmap_handle = file.as_raw_fd();
+    assert!(connection.frontend.set_mem_table(&[r]).is_err());
+}
+
+fn sealed_with(more: SealFlags) -> SealFlags {
+    sealed() | more
+}
+
 fn region(guest: &Guest) -> VhostUserMemoryRegionInfo {
     VhostUserMemoryRegionInfo::from_guest_region(guest.memory.iter().next().unwrap()).unwrap()
 }
@@ -331,6 +332,82 @@ const REFUSED: &[(&str, SocketAttack)] = &[
         share_file(lab, file);
         // On tmpfs a file has seals, but not this one.
         "sealed"
+    }),
+    ("memory that is read-only", |lab| {
+        share_other(lab, |file| {
+            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            std::fs::File::open(path).unwrap()
+        });
+        "cannot be mapped"
+    }),
+    ("memory sealed against writing", |lab| {
+        share_other(lab, |_| memfd(SIZE, sealed_with(SealFlags::WRITE)));
+        "cannot be mapped"
+    }),
+    ("memory sealed against future writing", |lab| {
+        share_other(lab, |_| memfd(SIZE, sealed_with(SealFlags::FUTURE_WRITE)));
+        "cannot be mapped"
+    }),
+    ("memory on huge pages", |lab| {
+        share_other(lab, |_| {
+            let flags = MemfdFlags::HUGETLB | MemfdFlags::ALLOW_SEALING;
+            let fd = memfd_create("huge", flags).unwrap();
+            ftruncate(&fd, SIZE).unwrap();
+            fcntl_add_seals(&fd, sealed()).unwrap();
+            std::fs::File::from(fd)
+        });
+        "hugetlbfs"
+    }),
+    ("a directory as memory", |lab| {
+        share_other(lab, |_| std::fs::File::open("/proc").unwrap());
+        "not a memfd"
+    }),
+    ("zeros without end as memory", |lab| {
+        share_other(lab, |_| {
+            let mut options = std::fs::File::options();
+            options.read(true).write(true).open("/dev/zero").unwrap()
+        });
+        "not a memfd"
+    }),
+    ("a pipe as memory", |lab| {
+        share_other(lab, |_| {
+            std::fs::File::from(OwnedFd::from(std::io::pipe().unwrap().0))
+        });
+        "not a memfd"
+    }),
+    ("an eventfd as memory", |lab| {
+        share_other(lab, |_| {
+            let flags = rustix::event::EventfdFlags::empty();
+            std::fs::File::from(rustix::event::eventfd(0, flags).unwrap())
+        });
+        "not a memfd"
+    }),
+    ("a region that wraps around as the guest sees it", |lab| {
+        share_altered(lab, |r| r.guest_phys_addr = u64::MAX - 4095);
+        "protocol"
+    }),
+    (
+        "a region that wraps around as the front-end sees it",
+        |lab| {
+            share_altered(lab, |r| r.userspace_addr = u64::MAX - 4095);
+            "protocol"
+        },
+    ),
+    ("a region of all there is", |lab| {
+        share_altered(lab, |r| r.memory_size = u64::MAX);
+        "protocol"
+    }),
+    ("33 regions one by one", |lab| {
+        let (guest, mut c) = open(lab);
+        let added = (0..40).take_while(|i| {
+            let mut r = region(&guest);
+            r.memory_size = 4096;
+            r.guest_phys_addr = 4096 * i;
+            r.userspace_addr = 4096 * (i + 1);
+            c.frontend.add_mem_region(&r).is_ok()
+        });
+        assert_eq!(added.count(), vswitch::memory::MAX_REGIONS);
+        "more than 32 regions"
     }),
     ("memory shorter than its region", |lab| {
         share_altered(lab, |r| r.memory_size += 4096);
@@ -382,10 +459,10 @@ const REFUSED: &[(&str, SocketAttack)] = &[
         c.negotiate(vswitch::port::features::OFFERED).unwrap();
         assert!(
             c.frontend
-                .set_features(vswitch::port::features::OFFERED | 1)
+                .set_features(vswitch::port::features::OFFERED | 4)
                 .is_err()
         );
-        "0x1, which were not offered"
+        "0x4, which were not offered"
     }),
     ("other features while rings run", |lab| {
         let (_guest, c) = running(lab);
@@ -456,6 +533,7 @@ fn front_ends_are_refused_with_a_reason() {
         assert!(told.contains(reason), "{name}: {told}");
         arena.others_pass_traffic(name);
         arena.port_serves_the_next(name);
+        arena.nothing_leaks(name);
     }
 }
 
@@ -608,6 +686,61 @@ const RAW: &[(&str, RawAttack)] = &[
         let (r, _w) = std::io::pipe().unwrap();
         send_with(s, &header(GET_FEATURES, 1, 0), &[r.as_fd()]);
     }),
+    ("a directory as kick", |s| {
+        let folder = std::fs::File::open("/").unwrap();
+        send_with(
+            s,
+            &message(SET_VRING_KICK, &1u64.to_le_bytes()),
+            &[folder.as_fd()],
+        );
+    }),
+    ("/dev/null as call", |s| {
+        let mut options = std::fs::File::options();
+        let null = options.read(true).write(true).open("/dev/null").unwrap();
+        send_with(s, &message(13, &1u64.to_le_bytes()), &[null.as_fd()]);
+    }),
+    ("a memfd as call", |s| {
+        let memory = memfd(4096, SealFlags::SHRINK);
+        send_with(s, &message(13, &1u64.to_le_bytes()), &[memory.as_fd()]);
+    }),
+    ("253 descriptors for one ring", |s| {
+        let (r, _w) = std::io::pipe().unwrap();
+        send_with(
+            s,
+            &message(SET_VRING_KICK, &1u64.to_le_bytes()),
+            &[r.as_fd(); 253],
+        );
+        s.shutdown(std::net::Shutdown::Write).unwrap();
+    }),
+    ("descriptors with half a message, and the end", |s| {
+        let (r, _w) = std::io::pipe().unwrap();
+        let message = message(SET_VRING_KICK, &1u64.to_le_bytes());
+        send_with(s, &message[..14], &[r.as_fd(); 3]);
+        s.shutdown(std::net::Shutdown::Write).unwrap();
+    }),
+    ("a memory table with fewer descriptors than regions", |s| {
+        let memory = memfd(4096, SealFlags::SHRINK);
+        let mut body = 2u64.to_le_bytes().to_vec();
+        body.extend_from_slice(&[0; 64]);
+        send_with(s, &message(5, &body), &[memory.as_fd()]);
+    }),
+    ("a region without bytes", |s| {
+        let memory = memfd(4096, SealFlags::SHRINK);
+        let mut body = 1u64.to_le_bytes().to_vec();
+        body.extend_from_slice(&[0; 32]);
+        send_with(s, &message(5, &body), &[memory.as_fd()]);
+    }),
+    ("a memory table of no regions", |s| {
+        s.write_all(&message(5, &[0; 8])).unwrap();
+        // Ends only with the stream.
+        s.shutdown(std::net::Shutdown::Write).unwrap();
+    }),
+    ("reserved flags", |s| {
+        s.write_all(&header(GET_FEATURES, 0xffff_fff1, 0)).unwrap();
+    }),
+    ("request 0", |s| {
+        s.write_all(&header(0, 1, 0)).unwrap();
+    }),
     ("40 descriptors and the end", |s| {
         let (r, _w) = std::io::pipe().unwrap();
         send_with(s, &message(5, &[1; 8]), &[r.as_fd(); 40]);
@@ -615,14 +748,9 @@ const RAW: &[(&str, RawAttack)] = &[
     }),
 ];
 
-fn open_files() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[test]
 fn raw_messages_end_the_connection_only() {
     let mut arena = Arena::new();
-    let before = open_files();
     for (name, attack) in RAW {
         let served = arena.lab.port(ATTACKED).connections;
         let mut stream = UnixStream::connect(arena.lab.socket(ATTACKED)).unwrap();
@@ -635,12 +763,98 @@ fn raw_messages_end_the_connection_only() {
         arena.others_pass_traffic(name);
         drop(stream);
         arena.port_serves_the_next(name);
+        arena.nothing_leaks(name);
     }
-    assert!(
-        open_files() <= before + 2,
-        "descriptors leak: {before} before, {} after",
-        open_files()
-    );
+}
+
+/// A front-end's way through the protocol, with the descriptors that belong to each message.
+fn conversation(guest: &Guest) -> Vec<(Vec<u8>, Vec<OwnedFd>)> {
+    let file = guest.memory.iter().next().unwrap().file_offset().unwrap();
+    let memory: OwnedFd = file.file().try_clone().unwrap().into();
+    let words = |words: &[u64]| -> Vec<u8> { words.iter().flat_map(|w| w.to_le_bytes()).collect() };
+    let state = |a: u32, b: u32| words(&[u64::from(a) | u64::from(b) << 32]);
+    let ring = &guest.tx;
+    let table = [1, BASE, SIZE, guest.user(BASE), 0];
+    let at = [ring.descriptors, ring.used, ring.available].map(|a| guest.user(a));
+    let event = |e: &vmm_sys_util::eventfd::EventFd| -> OwnedFd {
+        let fd = e.try_clone().unwrap().into_raw_fd();
+        // SAFETY: the clone owned it and has given it up.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    };
+    vec![
+        (header(3, 1, 0), vec![]),
+        (
+            message(2, &words(&[vswitch::port::features::OFFERED])),
+            vec![],
+        ),
+        (message(16, &words(&[0x8008])), vec![]),
+        (message(5, &words(&table)), vec![memory]),
+        (message(8, &state(1, ring.size.into())), vec![]),
+        (message(10, &state(1, 0)), vec![]),
+        (message(9, &words(&[1, at[0], at[1], at[2], 0])), vec![]),
+        (message(13, &words(&[1])), vec![event(&ring.call)]),
+        (
+            message(SET_VRING_KICK, &words(&[1])),
+            vec![event(&ring.kick)],
+        ),
+        (message(18, &state(1, 1)), vec![]),
+        (message(11, &state(1, 0)), vec![]),
+    ]
+}
+
+fn say(stream: &UnixStream, bytes: &[u8], fds: &[OwnedFd]) {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    send_with(stream, bytes, &fds);
+}
+
+/// A connection that ends after any byte of any message.
+#[test]
+fn cut_off_at_every_byte() {
+    let mut arena = Arena::new();
+    let guest = Guest::new(Shape::default());
+    let conversation = conversation(&guest);
+    for (n, (last, fds)) in conversation.iter().enumerate() {
+        for cut in 1..last.len() {
+            let stream = UnixStream::connect(arena.lab.socket(ATTACKED)).unwrap();
+            for (message, fds) in &conversation[..n] {
+                say(&stream, message, fds);
+            }
+            say(&stream, &last[..cut], fds);
+        }
+        arena.others_pass_traffic(&format!("message {n} cut off"));
+    }
+    arena.port_serves_the_next("messages cut off");
+    drop((conversation, guest));
+    arena.nothing_leaks("messages cut off");
+}
+
+/// The same, whole, but headers a byte at a time and with others in between; a body comes in one piece or not at all.
+#[test]
+fn a_byte_at_a_time() {
+    let mut arena = Arena::new();
+    let mut guest = Guest::new(Shape::default());
+    let conversation = conversation(&guest);
+    let stream = UnixStream::connect(arena.lab.socket(ATTACKED)).unwrap();
+    for (message, fds) in &conversation[..conversation.len() - 1] {
+        let (header, body) = message.split_at(12);
+        for (i, byte) in header.iter().enumerate() {
+            say(&stream, &[*byte], if i == 0 { fds } else { &[] });
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if !body.is_empty() {
+            say(&stream, body, &[]);
+        }
+        arena.others_pass_traffic("a slow message");
+    }
+    let f = arena.frame();
+    guest.send(&f);
+    eventually("a frame of the slow one", || {
+        arena.b.0.receive() == Some(f.clone())
+    });
+    say(&stream, &conversation[4].0[..15], &[]);
+    eventually("the end", || !arena.lab.port(ATTACKED).connected);
+    drop((stream, conversation, guest));
+    arena.nothing_leaks("a slow front-end");
 }
 
 /// Half a message and then silence holds up nobody else.

@@ -1,107 +1,23 @@
 //! The program: starting, asking, ending.
 
 mod common;
+#[path = "common/program.rs"]
+mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 
 use common::driver::{Guest, Shape};
 use common::frontend::Connection;
 use common::{eventually, frame, mac};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
+use process::{Program, TOPOLOGY, files, run, signal, vswitch};
 use vswitch::stats::Stats;
-
-const TOPOLOGY: &str = r#"{
-  "nodes": {
-    "a": { "kind": "host", "interfaces": { "eth0": { "addresses": ["10.0.0.1/24"] } } },
-    "b": { "kind": "host", "interfaces": { "eth0": { "addresses": ["10.0.0.2/24"] } } }
-  },
-  "links": [ { "endpoints": ["a:eth0", "b:eth0"] } ]
-}"#;
-
-struct Program {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Program {
-    /// Starts the switch and waits until it is ready.
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("topo.json"), TOPOLOGY).unwrap();
-        let mut child = run(dir.path()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        assert_eq!(line, "{\"event\":\"ready\"}\n");
-        Self { child, dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn stats(&self, more: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_vswitch"))
-            .args(["stats", "--control"])
-            .arg(self.path("control.sock"))
-            .args(more)
-            .output()
-            .unwrap()
-    }
-
-    fn ask(&self, request: &[u8]) -> String {
-        let mut stream = UnixStream::connect(self.path("control.sock")).unwrap();
-        stream.write_all(request).unwrap();
-        let mut answer = String::new();
-        let _ = BufReader::new(stream).read_line(&mut answer);
-        answer
-    }
-
-    fn end(&mut self, signal: Signal) {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn run(dir: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vswitch"));
-    command
-        .arg("run")
-        .arg("--config")
-        .arg(dir.join("topo.json"));
-    command
-        .arg("--sockets")
-        .arg(dir)
-        .arg("--control")
-        .arg(dir.join("control.sock"));
-    command.stderr(Stdio::piped());
-    command
-}
-
-fn files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(dir)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
 
 #[test]
 fn runs_until_a_signal_and_leaves_nothing() {
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+    for with in [Signal::SIGTERM, Signal::SIGINT] {
         let mut p = Program::start();
         assert_eq!(
             files(p.dir.path()),
@@ -109,8 +25,7 @@ fn runs_until_a_signal_and_leaves_nothing() {
         );
         let guest = Guest::new(Shape::default());
         let _connection = Connection::start(&p.path("a.eth0.sock"), &guest);
-        kill(Pid::from_raw(p.child.id() as i32), signal).unwrap();
-        assert!(p.child.wait().unwrap().success());
+        assert!(p.end(with).success());
         assert_eq!(files(p.dir.path()), ["topo.json"]);
     }
 }
@@ -131,7 +46,7 @@ fn sockets_have_one_owner() {
         .read_line(&mut line)
         .unwrap();
     assert!(line.contains("ready"));
-    kill(Pid::from_raw(third.id() as i32), Signal::SIGTERM).unwrap();
+    signal(&third, Signal::SIGTERM);
     assert!(third.wait().unwrap().success());
 }
 
@@ -165,6 +80,9 @@ fn counters_as_json_and_as_a_table() {
             .iter()
             .all(|p| p.connected && p.sending && p.receiving)
     );
+    let shard = &stats.shards[0];
+    assert_eq!(shard.batch_frames, 7);
+    assert!(shard.busy_ns > 0 && shard.sleeps > 0);
     let table = String::from_utf8(p.stats(&[]).stdout).unwrap();
     let row = table
         .lines()
@@ -177,8 +95,7 @@ fn counters_as_json_and_as_a_table() {
 #[test]
 fn stats_without_a_switch_says_so() {
     let dir = tempfile::tempdir().unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_vswitch"))
-        .args(["stats", "--control"])
+    let out = vswitch(["stats", "--control"])
         .arg(dir.path().join("none.sock"))
         .output()
         .unwrap();
@@ -235,4 +152,50 @@ fn control_requests_are_bounded() {
         .collect();
     assert!(p.stats(&["--json"]).status.success());
     drop(silent);
+}
+
+#[test]
+fn pinning_is_checked() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("topo.json"), TOPOLOGY).unwrap();
+    for (list, complaint) in [
+        ("1000", "processor 1000"),
+        ("1-", "is not the number"),
+        ("3-2", "is no range"),
+    ] {
+        let output = run(dir.path()).arg("--pin").arg(list).output().unwrap();
+        assert!(!output.status.success());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(complaint), "{error}");
+    }
+}
+
+/// The threads of the packet path run where they are told to.
+#[test]
+fn pinned() {
+    let allowed = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = allowed
+        .lines()
+        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+    let first: String = list
+        .unwrap()
+        .trim()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    let p = Program::run(TOPOLOGY, &["--shards", "2", "--pin", &first]);
+    let allowed = format!("Cpus_allowed_list:\t{first}\n");
+    let is_pinned = |task: &std::path::Path| {
+        let name = std::fs::read_to_string(task.join("comm")).unwrap();
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        name.starts_with("shard-") && status.contains(&allowed)
+    };
+    // The first thing a thread does, which may be after the switch is ready.
+    eventually("two pinned threads", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", p.child.id())).unwrap();
+        tasks
+            .filter(|task| is_pinned(&task.as_ref().unwrap().path()))
+            .count()
+            == 2
+    });
 }

@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 use vswitch::net_header::Layout;
+use vswitch::offload::Offload;
 use vswitch::port::features::VERSION_1;
-use vswitch::ring::{NoBuffer, RxRing, TxRing, Violation};
+use vswitch::ring::{Content, NoBuffer, Part, RxRing, TxRing, Violation};
 
 const RING: u16 = 64;
 
@@ -519,7 +520,7 @@ fn headers_in_pieces() {
         .unwrap();
     offer(&mut g.tx);
     let taken = ring.take().unwrap().unwrap();
-    assert_eq!((taken.len, taken.header_ok), (28, true));
+    assert_eq!((taken.len, taken.offload), (28, Ok(Offload::default())));
 
     let mut to = guest(false);
     let mut receiver = rx(&to);
@@ -530,7 +531,16 @@ fn headers_in_pieces() {
     }
     offer(&mut to.rx);
     let reservation = receiver.reserve(taken.len).unwrap();
-    receiver.fill(reservation, &[], ring.pieces(taken.head));
+    let content = Content {
+        start: &[],
+        rest: Part {
+            pieces: ring.pieces(taken.head),
+            skip: 0,
+            len: taken.len,
+        },
+        offload: Offload::default(),
+    };
+    receiver.fill(reservation, content);
     assert_eq!(to.rx.used_index(), 0);
     receiver.deliver(reservation);
     receiver.ring().publish();

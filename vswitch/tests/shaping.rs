@@ -394,6 +394,87 @@ fn from_fifo_to_codel_and_back() {
     assert!(lab.engine.is_empty());
 }
 
+/// Within five standard deviations of the binomial distribution.
+fn assert_binomial(hits: u64, n: u64, p: f64, what: &str) {
+    let (n, hits) = (n as f64, hits as f64);
+    let sigma = (n * p * (1.0 - p)).sqrt();
+    assert!(
+        (hits - n * p).abs() <= 5.0 * sigma,
+        "{what}: {hits} of {n} at {p}"
+    );
+}
+
+/// From ring to ring, frame by frame: each misfortune happens as often as it should, to frames of every size, and what arrives
+/// is what the counters say; with the same seed the same bytes arrive in the same nanoseconds.
+#[test]
+fn misfortunes_are_binomial() {
+    const FRAMES: u32 = 8000;
+    let direction = Direction {
+        loss: Loss::Random(0.05),
+        ber: 2e-5,
+        duplicate: 0.1,
+        corrupt: 0.03,
+        delay: Duration::from_micros(10),
+        ..Direction::default()
+    };
+    let run = |len: usize| {
+        let mut lab = Lab::with_seed(len as u64);
+        let (a, b) = (lab.machine("a"), lab.machine("b"));
+        lab.link(a, b, &direction, Completion::Network);
+        let mut lab = VirtualLab::new(&lab.topology(), Shape::default());
+        let mut got = Vec::new();
+        for n in 0..FRAMES {
+            lab.send("a.eth0", &data(len, n));
+            got.extend(lab.collect("b.eth0", 1000));
+        }
+        got.extend(lab.collect("b.eth0", MS));
+        (lab, got)
+    };
+    for len in [60, 576, 1514] {
+        let (lab, got) = run(len);
+        let what = format!("frames of {len} bytes");
+        let d = lab.direction("a.eth0", "b.eth0");
+        let sent = u64::from(FRAMES);
+        let broken = 1.0 - (1.0 - direction.ber).powi(8 * (len as i32 + 24));
+        assert_eq!(d.in_frames, sent);
+        // A duplicate is a frame of its own as to bit errors.
+        let on_the_wire = sent - d.drops.loss + d.duplicated;
+        assert_binomial(d.drops.loss, sent, 0.05, &what);
+        assert_binomial(d.drops.bit_error, on_the_wire, broken, &what);
+        assert_binomial(d.duplicated, sent, 0.95 * (1.0 - broken) * 0.1, &what);
+        assert_binomial(d.corrupted, d.out_frames, 0.03, &what);
+        assert_eq!(got.len() as u64, d.out_frames, "{what}");
+        let mut flipped = 0;
+        let mut survivors = std::collections::HashMap::new();
+        for (_, f) in &got {
+            // The tag itself may be hit; then another frame is taken for it, and more than one bit differs.
+            let bits = |n: u32| -> u32 {
+                let whole = data(len, n);
+                f.iter()
+                    .zip(&whole)
+                    .map(|(a, b)| (a ^ b).count_ones())
+                    .sum()
+            };
+            let tag = match bits(tag(f)) {
+                0 => tag(f),
+                1 => {
+                    flipped += 1;
+                    tag(f)
+                }
+                _ => {
+                    flipped += 1;
+                    let near = (0..32).map(|bit| tag(f) ^ (1 << bit));
+                    near.clone().find(|n| bits(*n) == 1).unwrap()
+                }
+            };
+            *survivors.entry(tag).or_insert(0u64) += 1;
+        }
+        assert_eq!(flipped, d.corrupted, "{what}");
+        assert!(survivors.values().all(|copies| *copies <= 2));
+        assert_eq!(got, run(len).1, "{what}");
+    }
+}
+
 /// Attributes of one link change no draw of another.
 #[test]
 fn links_do_not_disturb_each_other() {

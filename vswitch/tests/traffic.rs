@@ -408,7 +408,6 @@ fn sleeps_when_idle() {
     for timing in [
         topology::model::Timing::Eco,
         topology::model::Timing::Balanced,
-        topology::model::Timing::Exact,
     ] {
         let mut lab = pair();
         lab.timing = timing;
@@ -430,6 +429,25 @@ fn sleeps_when_idle() {
             b.expect(&f);
         }
     }
+}
+
+/// With `exact` the switch looks by itself, however long nothing has come.
+#[test]
+fn exact_does_not_sleep() {
+    let mut lab = pair();
+    lab.timing = topology::model::Timing::Exact;
+    let lab = lab.run();
+    let (mut a, mut b) = (
+        Station::new(&lab, "a.eth0", Shape::default()),
+        Station::new(&lab, "b.eth0", Shape::default()),
+    );
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let f = frame(mac(2), mac(1), 60, 0);
+    assert!(a.guest.queue(&f));
+    assert!(!a.guest.tx.publish(), "no kick is asked for");
+    b.expect(&f);
+    let before = lab.stats().shards[0].turns;
+    eventually("another turn", || lab.stats().shards[0].turns > before);
 }
 
 /// After stopping and starting, rings go on where they were.

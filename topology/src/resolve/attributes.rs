@@ -65,6 +65,7 @@ pub fn set(
     folder: &Folder,
     findings: &mut Findings<'_>,
 ) -> [Patch; 2] {
+    let known = findings.diagnostics.len();
     let both = patch(written.attributes(), path, folder, findings);
     let sides = [
         ("forward", &written.forward),
@@ -77,7 +78,9 @@ pub fn set(
         }
         None => both.clone(),
     });
-    if set.iter().all(Patch::is_empty) && !findings.document.lost_any(path) {
+    // What is wrong with an attribute has been said, and is not that there is none.
+    let said = findings.diagnostics.len() > known || findings.document.lost_any(path);
+    if set.iter().all(Patch::is_empty) && !said {
         findings.error(
             path,
             "nothing is set",

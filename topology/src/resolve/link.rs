@@ -50,10 +50,16 @@ impl Resolver<'_> {
                 }
                 if let Some(other) = linked.get(&end) {
                     let name = self.end_name(end);
+                    let help = match self.out.topology.nodes[end.node].kind {
+                        NodeKind::External(_) => {
+                            "an external node has one link; put a switch between"
+                        }
+                        _ => "an interface has one link; add an interface, or put a switch between",
+                    };
                     self.findings.error(
                         &place,
                         format!("`{name}` has a link already: {other}"),
-                        "an interface has one link; add an interface, or put a switch between",
+                        help,
                     );
                     free = false;
                 } else {
@@ -87,7 +93,8 @@ impl Resolver<'_> {
     }
 
     fn is_bridge(&self, node: usize) -> bool {
-        !matches!(self.out.topology.nodes[node].kind, NodeKind::Machine(_))
+        let kind = &self.out.topology.nodes[node].kind;
+        matches!(kind, NodeKind::Switch(_) | NodeKind::Hub)
     }
 
     fn link_name(&mut self, written: &file::Link, ends: [Endpoint; 2], path: &Path) -> String {
@@ -113,6 +120,7 @@ impl Resolver<'_> {
                 format!("{}:{}", node.name, machine.interfaces[end.port].name)
             }
             NodeKind::Switch(_) | NodeKind::Hub => format!("{}:{}", node.name, end.port),
+            NodeKind::External(_) => node.name.clone(),
         }
     }
 
@@ -153,13 +161,19 @@ impl Resolver<'_> {
             return None;
         };
         let NodeKind::Machine(machine) = &self.out.topology.nodes[node].kind else {
+            let external = matches!(self.out.topology.nodes[node].kind, NodeKind::External(_));
             if interface.is_some() {
-                self.findings.error(
-                    path,
-                    format!("`{node_name}` is a switch or hub: its ports have no names"),
-                    format!("write \"{node_name}\""),
-                );
+                let message = if external {
+                    format!("`{node_name}` is an external node: it has no interfaces")
+                } else {
+                    format!("`{node_name}` is a switch or hub: its ports have no names")
+                };
+                let help = format!("write \"{node_name}\"");
+                self.findings.error(path, message, help);
                 return None;
+            }
+            if external {
+                return Some(Endpoint { node, port: 0 });
             }
             let count = ports.entry(node).or_default();
             let port = *count;
@@ -211,15 +225,22 @@ impl Resolver<'_> {
 
     fn interfaces_without_link(&mut self, linked: &HashMap<Endpoint, Path>) {
         for (node, entry) in self.out.topology.nodes.iter().enumerate() {
-            let NodeKind::Machine(machine) = &entry.kind else {
-                continue;
+            let place = Path::of("nodes").at(entry.name.as_str());
+            let machine = match &entry.kind {
+                NodeKind::Machine(machine) => machine,
+                NodeKind::External(_) if !linked.contains_key(&Endpoint { node, port: 0 }) => {
+                    self.findings.warning(
+                        &place,
+                        format!("no link ends at `{}`", entry.name),
+                        "nothing will come out of it; remove it, or add a link",
+                    );
+                    continue;
+                }
+                NodeKind::External(_) | NodeKind::Switch(_) | NodeKind::Hub => continue,
             };
             for (port, interface) in machine.interfaces.iter().enumerate() {
                 if !linked.contains_key(&Endpoint { node, port }) {
-                    let place = Path::of("nodes")
-                        .at(entry.name.as_str())
-                        .at("interfaces")
-                        .at(interface.name.as_str());
+                    let place = place.at("interfaces").at(interface.name.as_str());
                     self.findings.warning(
                         &place,
                         format!("no link ends at `{}:{}`", entry.name, interface.name),
@@ -258,7 +279,7 @@ impl Resolver<'_> {
 }
 
 /// What a person who wrote `written` may have meant.
-fn hint(written: &str, known: &[&str], as_written: impl Fn(&str) -> String) -> String {
+pub(super) fn hint(written: &str, known: &[&str], as_written: impl Fn(&str) -> String) -> String {
     match nearest(written, known.iter().copied()) {
         Some(meant) => format!("did you mean \"{}\"?", as_written(meant)),
         None if known.is_empty() => String::new(),

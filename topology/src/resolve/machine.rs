@@ -130,6 +130,7 @@ impl Resolver<'_> {
             queue_size: self
                 .queue_size(written.queue_size, path)
                 .unwrap_or(defaults.queue_size),
+            offloads: written.offloads.unwrap_or(true),
         }
     }
 
@@ -149,6 +150,7 @@ impl Resolver<'_> {
             mtu: or(defaults.mtu, 1500),
             addresses: Vec::new(),
             queue_size: or(defaults.queue_size, 1024),
+            offloads: true,
         }
     }
 

@@ -86,7 +86,7 @@ impl Api {
         let (index, node) = self.find(name)?;
         match node.kind {
             Kind::Host | Kind::Router => Ok((index, node)),
-            Kind::Switch | Kind::Hub => Err(Problem::new(
+            Kind::Switch | Kind::Hub | Kind::External => Err(Problem::new(
                 StatusCode::CONFLICT,
                 format!("{name} is a node inside the switch; it has no kernel of its own"),
             )),

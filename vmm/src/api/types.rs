@@ -70,6 +70,9 @@ pub struct Node {
     pub state: NodeState,
     /// Its NICs.
     pub interfaces: Vec<Interface>,
+    /// Of an external node: what it leads to, as in `tap hop0`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<String>,
     /// Process number of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -100,6 +103,8 @@ pub enum Kind {
     Switch,
     /// A hub inside the virtual switch.
     Hub,
+    /// A port of the virtual switch to the outside world.
+    External,
 }
 
 /// How far a node is.

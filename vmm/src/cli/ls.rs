@@ -114,7 +114,7 @@ fn node_rows(node: &Node, lab_engine: EngineName) -> Vec<Vec<String>> {
         kind(node.kind).to_owned(),
         state_of(node),
         if machine { engine(lab_engine) } else { "-" }.to_owned(),
-        lines.next().unwrap_or_default(),
+        lines.next().or(node.external.clone()).unwrap_or_default(),
     ];
     let rest = lines.map(|line| {
         let mut row = vec![String::new(); first.len() - 1];
@@ -180,5 +180,6 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Router => "router",
         Kind::Switch => "switch",
         Kind::Hub => "hub",
+        Kind::External => "external",
     }
 }

@@ -289,6 +289,7 @@ mod tests {
             kind: Kind::Router,
             state,
             interfaces: vec![],
+            external: None,
             pid: None,
             kernel: None,
             restarts: 0,

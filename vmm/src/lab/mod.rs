@@ -234,7 +234,7 @@ fn start(
     running: &mut JoinSet<Result<(), String>>,
 ) {
     for (index, node) in context.state.lab().nodes.iter().enumerate() {
-        if matches!(node.kind, Kind::Switch | Kind::Hub) {
+        if matches!(node.kind, Kind::Switch | Kind::Hub | Kind::External) {
             context
                 .state
                 .update(index, |node| node.state = NodeState::Ready);
@@ -310,7 +310,7 @@ fn check_socket_paths(plan: &Plan, paths: &LabPaths) -> Result<(), Failure> {
 fn each_machine(topology: &Topology) -> impl Iterator<Item = (&model::Node, &model::Machine)> {
     topology.nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::Machine(machine) => Some((node, &**machine)),
-        NodeKind::Switch(_) | NodeKind::Hub => None,
+        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
     })
 }
 
@@ -450,6 +450,7 @@ fn view_node(node: &model::Node) -> Node {
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
+        NodeKind::External(_) => (Kind::External, Vec::new()),
         NodeKind::Machine(machine) => {
             let kind = match machine.role {
                 Role::Host => Kind::Host,
@@ -472,6 +473,10 @@ fn view_node(node: &model::Node) -> Node {
         kind,
         state: NodeState::Waiting,
         interfaces,
+        external: match &node.kind {
+            NodeKind::External(external) => Some(external.to_string()),
+            _ => None,
+        },
         pid: None,
         kernel: None,
         restarts: 0,

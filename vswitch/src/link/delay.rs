@@ -59,6 +59,11 @@ impl<T> Propagation<T> {
         self.delay.is_zero() && self.jitter.spread.is_zero() && self.line.len() == 0
     }
 
+    /// Whether not all frames take the same time.
+    pub(super) fn varies(&self) -> bool {
+        !self.jitter.spread.is_zero() || self.reorder.is_some()
+    }
+
     /// Whether frames may overtake each other.
     pub(super) fn may_reorder(&self) -> bool {
         self.reorder.is_some()
@@ -106,10 +111,12 @@ impl<T> Propagation<T> {
         Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
     }
 
+    #[inline]
     pub(super) fn next(&self) -> Option<Time> {
         self.line.next()
     }
 
+    #[inline]
     pub(super) fn pop(&mut self) -> Option<(Time, T)> {
         self.line.pop()
     }
@@ -206,13 +213,18 @@ impl<T> DelayLine<T> {
         }
     }
 
+    #[inline]
     fn is_early_first(&self) -> bool {
+        if self.early.is_empty() {
+            return false;
+        }
         match (self.early.peek(), self.line.front()) {
             (Some(Reverse(early)), Some(first)) => early < first,
             (early, _) => early.is_some(),
         }
     }
 
+    #[inline]
     fn next(&self) -> Option<Time> {
         if self.is_early_first() {
             self.early.peek().map(|Reverse(due)| due.at)

@@ -71,6 +71,12 @@ impl Fates {
             && !self.corrupt.is_possible();
     }
 
+    /// Whether nothing can happen to a frame.
+    #[inline]
+    pub(super) fn is_harmless(&self) -> bool {
+        self.harmless
+    }
+
     /// Whether a frame may be transmitted twice.
     pub(super) fn may_duplicate(&self) -> bool {
         self.duplicate.is_possible()

@@ -125,6 +125,12 @@ impl<T> Shaper<T> {
         }
     }
 
+    /// Whether a frame is at the other end at once, unchanged and certainly.
+    #[inline]
+    pub fn is_transparent(&self) -> bool {
+        self.path() == Path::Straight && self.fates.is_harmless()
+    }
+
     /// Whether frames leave in the order in which they came, each once, and only those whose fate is known when they come do not.
     pub fn is_ordered(&self) -> bool {
         self.queue.is_ordered() && !self.propagation.may_reorder() && !self.fates.may_duplicate()
@@ -133,6 +139,11 @@ impl<T> Shaper<T> {
     /// Whether frames may overtake each other on their way.
     pub fn may_reorder(&self) -> bool {
         self.propagation.may_reorder()
+    }
+
+    /// Whether nothing is drawn for a frame, so that it makes no difference whether it is one or several.
+    pub fn treats_all_alike(&self) -> bool {
+        self.fates.is_harmless() && !self.propagation.varies()
     }
 
     /// Whether [`Header::flow`] and [`Header::ecn_capable`] matter.
@@ -242,14 +253,19 @@ impl<T> Shaper<T> {
     /// When the next [`Shaper::step`] is due.
     #[inline]
     pub fn next(&self) -> Option<Time> {
-        let end = self.sending.as_ref().map(|sending| sending.end);
-        [self.propagation.next(), end, self.begin]
-            .into_iter()
-            .flatten()
-            .min()
+        let mut next = self.propagation.next();
+        for other in [self.sending.as_ref().map(|s| s.end), self.begin] {
+            if let Some(at) = other
+                && next.is_none_or(|next| at < next)
+            {
+                next = Some(at);
+            }
+        }
+        next
     }
 
     /// The next thing that happens not after `now`, with the time at which it ideally happens.
+    #[inline]
     pub fn step(&mut self, now: Time) -> Option<(Time, Step<T>)> {
         let at = self.next().filter(|at| *at <= now)?;
         if self.propagation.next() == Some(at) {

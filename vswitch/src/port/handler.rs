@@ -14,7 +14,9 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut};
 
 use super::early::Enable;
-use super::features::{self, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, OFFERED, PROTOCOL_FEATURES};
+use super::features::{
+    self, EVENT_IDX, INDIRECT_DESC, MRG_RXBUF, OFFERED, OFFLOADS, PROTOCOL_FEATURES,
+};
 use super::status::Status;
 use super::{Policy, Port};
 use crate::memory::{MAX_REGIONS, Memory, Region, RegionSpec};
@@ -50,6 +52,7 @@ pub(super) struct Handler<'a> {
     status: &'a Status,
     shard: Handle,
     policy: Policy,
+    offered: u64,
     features: u64,
     protocol: u64,
     memory: Arc<Memory>,
@@ -72,6 +75,11 @@ impl<'a> Handler<'a> {
             status: &port.status,
             shard,
             policy,
+            offered: if port.plan.offloads {
+                OFFERED
+            } else {
+                OFFERED & !OFFLOADS
+            },
             features: 0,
             protocol: 0,
             memory: Arc::default(),
@@ -120,27 +128,22 @@ impl<'a> Handler<'a> {
         let split = SplitRing::new(Arc::clone(&self.memory), layout, call).map_err(bad)?;
         let header = Layout::from_features(self.features);
         let port = self.port;
-        let message = match QUEUES[index] {
+        let served = match QUEUES[index] {
             Queue::Receive => {
                 let mergeable = self.features & MRG_RXBUF != 0;
-                Message::AddRx {
-                    port,
-                    ring: Box::new(RxRing::new(split, header, mergeable)),
-                }
+                let ring = Box::new(RxRing::new(split, header, mergeable));
+                self.shard.add_rx(port, ring)
             }
             Queue::Transmit => {
                 let Some(kick) = &ring.kick else {
                     return Ok(());
                 };
                 let kick = kick.try_clone().map_err(refuse)?;
-                Message::AddTx {
-                    port,
-                    ring: Box::new(TxRing::new(split, header)),
-                    kick,
-                }
+                let ring = Box::new(TxRing::new(split, header));
+                self.shard.add_tx(port, ring, kick)
             }
         };
-        self.shard.send(message).map_err(refuse)?;
+        served.map_err(refuse)?;
         self.set_running(index, true);
         Ok(())
     }
@@ -234,11 +237,11 @@ impl VhostUserBackendReqHandlerMut for Handler<'_> {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(OFFERED)
+        Ok(self.offered)
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
-        let unknown = features & !OFFERED;
+        let unknown = features & !self.offered;
         if unknown != 0 {
             return Err(refuse(format!(
                 "it acknowledged feature bits {unknown:#x}, which were not offered"

@@ -18,6 +18,7 @@ use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 pub use status::{PortStatus, Status};
 
 use crate::config::PortPlan;
+use crate::ring::Violation;
 use crate::shard::{Handle, Stopped};
 use crate::socket::Socket;
 use early::Enable;
@@ -70,11 +71,18 @@ impl Port {
         self.status.read()
     }
 
-    /// Notes that the shard stopped a ring.
+    /// Notes that the shard stopped a ring. A front-end that held the shard up would do it again: its interface is served no more.
     pub fn ring_stopped(&self, stopped: Stopped) {
         let Stopped {
             queue, violation, ..
         } = stopped;
+        if violation == Violation::CallBlocks {
+            self.status.problem(&format!(
+                "its front-end held up the switch: {violation} ({queue} ring); nobody can connect to it until the switch is \
+                 started again"
+            ));
+            return self.close();
+        }
         self.status
             .problem(&format!("its {queue} ring was stopped: {violation}"));
     }

@@ -4,16 +4,18 @@
 //! therefore read once, into a private copy, and checked there.
 
 mod chain;
+mod checksum;
 mod notify;
 mod rx;
 mod split;
 mod tx;
 
-pub use chain::gather;
-pub use notify::EventFd;
-pub use rx::{NoBuffer, Reservation, RxRing};
+pub use chain::{Part, gather};
+pub use checksum::Sum;
+pub use notify::{Blocks, EventFd};
+pub use rx::{Content, NoBuffer, Reservation, RxRing};
 pub use split::{RingError, RingLayout, SplitRing, Violation};
-pub use tx::{Taken, TxRing};
+pub use tx::{BATCH, Taken, TxRing};
 
 /// The most descriptors one chain may have; Linux needs no more than 19 for a frame, DPDK works with 256 as well.
 pub const MAX_CHAIN: usize = 256;

@@ -35,11 +35,21 @@ impl EventFd {
     }
 
     /// Signals it. A full counter means that it is signalled already.
-    pub fn signal(&self) {
-        // Nothing can be done for a front-end that broke its own descriptor.
-        let _ = write(&self.0, &1u64.to_ne_bytes());
+    ///
+    /// # Errors
+    /// The front-end, which shares the descriptor, has made it block, so that only a signal ended the call.
+    pub fn signal(&self) -> Result<(), Blocks> {
+        match write(&self.0, &1u64.to_ne_bytes()) {
+            Err(Errno::INTR) => Err(Blocks),
+            // Nothing can be done for a front-end that broke its own descriptor.
+            _ => Ok(()),
+        }
     }
 }
+
+/// A descriptor blocks although it was made not to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blocks;
 
 impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -56,7 +66,7 @@ mod tests {
     fn only_eventfds_are_taken() {
         let event = eventfd(0, EventfdFlags::empty()).unwrap();
         let copy = event.try_clone().unwrap();
-        EventFd::new(event).unwrap().signal();
+        EventFd::new(event).unwrap().signal().unwrap();
         let mut count = [0; 8];
         rustix::io::read(&copy, &mut count).unwrap();
         assert_eq!(u64::from_ne_bytes(count), 1);
@@ -77,6 +87,6 @@ mod tests {
     fn a_full_counter_does_not_block() {
         let event = eventfd(0, EventfdFlags::empty()).unwrap();
         write(&event, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        EventFd::new(event).unwrap().signal();
+        EventFd::new(event).unwrap().signal().unwrap();
     }
 }

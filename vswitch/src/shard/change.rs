@@ -2,14 +2,17 @@
 
 use topology::model::Patch;
 
+use super::Notice;
 use super::engine::Engine;
 use crate::clock::Time;
 use crate::config::{LinkChange, Sink};
 use crate::frame::Place;
+use crate::l2::Head;
 
 impl Engine {
     /// Sets new attributes of a link, all from `now` on.
     pub fn change(&mut self, change: &LinkChange, now: Time) {
+        self.now = now;
         for (lane, patch) in change.lanes.into_iter().zip(&change.set) {
             self.change_lane(lane, patch, now);
         }
@@ -20,7 +23,13 @@ impl Engine {
             return;
         }
         let l = &mut self.lanes[lane];
+        let was_up = l.attributes.up;
         patch.apply(&mut l.attributes);
+        let up = l.attributes.up;
+        if up != was_up {
+            // However many there are: somebody acts on each.
+            self.notices.push(Notice::Carrier { lane, up });
+        }
         let was_ordered = l.shaper.is_ordered();
         l.shaper.change(now, &l.attributes);
         self.classifies |= l.shaper.looks_at_headers();
@@ -57,8 +66,15 @@ impl Engine {
             }
             buffers += reservation.count();
             let read = |out: &mut [u8]| side.ring.read(reservation, out);
+            frame.info = frame.info.alone();
+            if !side.ring.layout().takes_partial() {
+                // It was completed when the frame was copied.
+                frame.info.offload.checksum = None;
+            }
             frame.place = match pool.store(frame.info.len as usize, read) {
                 Some(slot) => {
+                    // What was written is how the frame begins on the wire.
+                    frame.info.head = frame.info.head.map(Head::written);
                     *pooled += 1;
                     counters.pool_copies.add(1);
                     counters.bytes_copied.add(frame.info.len.into());

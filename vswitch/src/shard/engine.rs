@@ -2,25 +2,25 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use topology::model::Direction;
 
 use super::agenda::Agenda;
+use super::outside::Outside;
 use super::pool::Pool;
-use crate::classify::{self, Class, classify};
+use super::{Notice, Patience};
+use crate::capture::{Points, Tap};
 use crate::clock::Time;
 use crate::config::{DirectionPlan, LinkChange, ShardPlan, Sink, TimedChange};
 use crate::counters::{DirectionCounters, Drop, PortCounters, ShardCounters};
-use crate::frame::{self, Frame, Info, Place, SenderRef};
-use crate::l2::Addresses;
+use crate::frame::{Frame, Info, Place, SenderRef};
 use crate::link::{Path, Shaper, Step};
-use crate::ring::{EventFd, RxRing, Taken, TxRing, Violation};
+use crate::ring::{BATCH, EventFd, RxRing, Taken, TxRing, Violation};
 
-/// Frames taken from one ring before others get their turn.
-const BATCH: usize = 64;
 /// Events worked off before rings get their turn.
 const EVENTS: usize = 1024;
+/// Notices that may wait to be told.
+const NOTICES: usize = 64;
 /// Bytes a shard may hold for frames that fit neither the sender's nor the receiver's buffers.
 const POOL_BYTES: usize = 64 << 20;
 
@@ -57,14 +57,14 @@ pub struct Stopped {
 #[derive(Debug)]
 pub(super) struct TxSide {
     pub(super) ring: Box<TxRing>,
-    state: Polling,
-    last_work: Time,
-    dirty: bool,
+    pub(super) state: Polling,
+    pub(super) last_work: Time,
+    pub(super) dirty: bool,
 }
 
 /// How new frames of a ring are noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Polling {
+pub(super) enum Polling {
     /// In every turn; the guest does not kick.
     Polled,
     /// By a kick.
@@ -86,7 +86,7 @@ pub(super) struct RxSide {
 /// A machine's interface.
 #[derive(Debug)]
 pub(super) struct Port {
-    egress: Option<usize>,
+    pub(super) egress: Option<usize>,
     pub(super) counters: Arc<PortCounters>,
     /// Counts the starts of each ring.
     pub(super) tx_generation: u32,
@@ -103,10 +103,15 @@ pub(super) struct Lane {
     held_port: Option<usize>,
     /// The bridge whose frames it carries on.
     pub(super) bridge: Option<usize>,
+    /// It leads from machine to machine, so what happens in it has no effect on other lanes and need not be in the order of
+    /// time with what happens there.
+    independent: bool,
     /// When a frame last entered; see [`Engine::moment`].
     pub(super) entered: u64,
     /// Frames inside that are in the pool.
     pub(super) pooled: u32,
+    /// Where captures look at its frames.
+    pub(super) tapped: Points,
     pub(super) counters: Arc<DirectionCounters>,
 }
 
@@ -115,18 +120,20 @@ impl Lane {
         Self {
             shaper: Shaper::new(&plan.attributes, &plan.streams, origin),
             attributes: plan.attributes,
+            independent: plan.bridge.is_none() && matches!(plan.sink, Sink::Port(_)),
             sink: plan.sink,
             held_port: plan.held_port,
             bridge: plan.bridge,
             entered: 0,
             pooled: 0,
+            tapped: Points::default(),
             counters: plan.counters,
         }
     }
 
     /// The port whose ring waits for the transmitter.
     #[inline]
-    fn holds_sender(&self) -> Option<usize> {
+    pub(super) fn holds_sender(&self) -> Option<usize> {
         self.held_port
             .filter(|_| self.shaper.path() == Path::Queued)
     }
@@ -142,15 +149,15 @@ impl Lane {
     }
 
     #[inline]
-    pub(super) fn count_in(&self, len: u32) {
-        self.counters.in_frames.add(1);
-        self.counters.in_bytes.add(len.into());
+    pub(super) fn count_in(&self, info: &Info) {
+        self.counters.in_frames.add(info.frames().into());
+        self.counters.in_bytes.add(info.bytes());
     }
 
     #[inline]
-    pub(super) fn count_out(&self, len: u32) {
-        self.counters.out_frames.add(1);
-        self.counters.out_bytes.add(len.into());
+    pub(super) fn count_out(&self, info: &Info) {
+        self.counters.out_frames.add(info.frames().into());
+        self.counters.out_bytes.add(info.bytes());
     }
 }
 
@@ -165,29 +172,44 @@ pub struct Engine {
     pub(super) rx: Vec<Option<RxSide>>,
     pub(super) lanes: Vec<Lane>,
     pub(super) bridges: Vec<super::forward::Node>,
+    pub(super) outside: Outside,
     pub(super) pool: Pool,
     pub(super) agenda: Agenda,
     /// Changes of links, in the order of time.
-    schedule: VecDeque<(Time, LinkChange)>,
+    pub(super) schedule: VecDeque<(Time, LinkChange)>,
     /// The discipline of a link looks at headers.
     pub(super) classifies: bool,
     /// Directions frames have yet to enter in the present moment.
     pub(super) work: Vec<(usize, Info)>,
+    /// Superframes that have yet to enter directions segment by segment.
+    pub(super) to_cut: Vec<(usize, Info)>,
     /// Counts the times a frame was sent on its way through the directions it can pass in no time.
     pub(super) moment: u64,
     pub(super) dirty_rx: Vec<usize>,
-    dirty_tx: Vec<usize>,
-    polled: Vec<usize>,
-    /// How long a ring is polled after its last frame.
-    linger: Duration,
+    pub(super) dirty_tx: Vec<usize>,
+    pub(super) polled: Vec<usize>,
+    pub(super) patience: Patience,
     pub(super) stopped: Vec<Stopped>,
-    counters: Arc<ShardCounters>,
+    pub(super) notices: Vec<Notice>,
+    /// Frames just taken.
+    pub(super) batch: Vec<Taken>,
+    /// Captures.
+    pub(super) taps: Vec<Tap>,
+    /// The time of the present call.
+    pub(super) now: Time,
+    /// Directions whose frames have arrived and are not shown to their receivers yet, with the ideal times.
+    pub(super) arrivals: Vec<(usize, Time)>,
+    /// Reads the time at which they are shown; without, it is the time of the call.
+    pub(super) clock: Option<fn() -> Time>,
+    /// Rings whose call descriptors have blocked.
+    pub(super) held_up: Vec<(usize, Queue)>,
+    pub(super) counters: Arc<ShardCounters>,
 }
 
 impl Engine {
-    /// The data path of `plan`; `linger` is how long a ring is polled after its last frame before the guest is asked to kick
-    /// again. Schedules and traces begin at `origin`.
-    pub fn new(plan: ShardPlan, linger: Duration, origin: Time) -> Self {
+    /// The data path of `plan`; `patience` says how long a ring is polled before the guest is asked to kick again. Schedules and
+    /// traces begin at `origin`.
+    pub fn new(plan: ShardPlan, patience: Patience, origin: Time) -> Self {
         let port = |p: crate::config::ShardPort| Port {
             egress: p.egress,
             counters: p.counters,
@@ -208,19 +230,33 @@ impl Engine {
             schedule: plan.schedule.into_iter().map(timed).collect(),
             classifies: lanes.iter().any(|l| l.shaper.looks_at_headers()),
             work: Vec::with_capacity(lanes.len()),
+            to_cut: Vec::with_capacity(lanes.len()),
             moment: 0,
             bridges: plan
                 .bridges
                 .into_iter()
                 .map(super::forward::Node::new)
                 .collect(),
+            outside: Outside::new(plan.externals),
             pool: Pool::new(POOL_BYTES),
-            linger,
+            patience,
             stopped: Vec::new(),
+            batch: Vec::with_capacity(BATCH),
+            notices: Vec::new(),
+            taps: Vec::new(),
+            now: origin,
+            arrivals: Vec::with_capacity(EVENTS),
+            clock: None,
+            held_up: Vec::new(),
             counters: plan.counters,
             ports,
             lanes,
         }
+    }
+
+    /// Measures lateness by `clock` from now on.
+    pub fn measure_by(&mut self, clock: fn() -> Time) {
+        self.clock = Some(clock);
     }
 
     /// Starts to serve a transmit ring; hands back the one that was there.
@@ -254,10 +290,14 @@ impl Engine {
 
     /// Lets go of a transmit ring: what is completed is shown to the guest, the rest will be taken again by the next owner.
     pub fn remove_tx(&mut self, port: usize) -> Option<Box<TxRing>> {
+        self.flush_outside();
         let mut side = self.tx[port].take()?;
         self.polled.retain(|p| *p != port);
         self.dirty_tx.retain(|p| *p != port);
         side.ring.ring().publish();
+        if side.ring.ring().call_blocks() {
+            self.held_up.push((port, Queue::Transmit));
+        }
         Some(side.ring)
     }
 
@@ -266,6 +306,9 @@ impl Engine {
         let mut side = self.rx[port].take()?;
         self.dirty_rx.retain(|p| *p != port);
         side.ring.ring().publish();
+        if side.ring.ring().call_blocks() {
+            self.held_up.push((port, Queue::Receive));
+        }
         Some(side.ring)
     }
 
@@ -277,6 +320,27 @@ impl Engine {
         };
         if let Some(ring) = ring {
             ring.set_call(call);
+            if ring.call_blocks() {
+                self.held_up.push((port, queue));
+            }
+        }
+    }
+
+    /// Interrupts guests no more whose front-ends held this thread up with that.
+    #[cold]
+    fn give_up_calls(&mut self) {
+        while let Some((port, queue)) = self.held_up.pop() {
+            if let Some(side) = &mut self.tx[port] {
+                side.ring.ring().set_call(None);
+            }
+            if let Some(side) = &mut self.rx[port] {
+                side.ring.ring().set_call(None);
+            }
+            self.stop(Stopped {
+                port,
+                queue,
+                violation: Violation::CallBlocks,
+            });
         }
     }
 
@@ -294,19 +358,24 @@ impl Engine {
 
     /// Does what is due at `now`, takes what guests have sent, shows them what has arrived. `true` if there was anything.
     pub fn turn(&mut self, now: Time) -> bool {
+        self.now = now;
         let mut busy = self.run_events(now);
         busy |= self.poll_rings(now);
+        busy |= self.poll_outside(now);
         busy |= self.run_events(now);
         self.publish();
         self.counters.turns.add(1);
         self.counters.busy_turns.add(u64::from(busy));
         self.counters.pool_bytes.set(self.pool.allocated() as u64);
+        let pooled = self.pool.in_use() as u64;
+        self.counters.pool_frames.set(pooled);
+        self.counters.pool_frames_max.raise(pooled);
         busy
     }
 
     /// Whether rings are polled, so that the next turn should come at once.
     pub fn is_polling(&self) -> bool {
-        !self.polled.is_empty()
+        !self.polled.is_empty() || self.outside.is_ready()
     }
 
     /// When the next turn is due if nobody kicks.
@@ -320,7 +389,7 @@ impl Engine {
 
     /// Whether no frame is inside a link.
     pub fn is_empty(&self) -> bool {
-        self.pool.in_use() == 0 && self.lanes.iter().all(|l| l.shaper.is_empty())
+        self.pool.in_use() == self.outside.spare() && self.lanes.iter().all(|l| l.shaper.is_empty())
     }
 
     /// Rings stopped since the last call.
@@ -328,31 +397,64 @@ impl Engine {
         self.stopped.drain(..)
     }
 
+    /// What people should know that has happened since the last call.
+    pub fn take_notices(&mut self) -> impl Iterator<Item = Notice> {
+        self.notices.drain(..)
+    }
+
+    /// Remembers to tell people of something. If nobody asks, the counters still tell.
+    #[cold]
+    pub(super) fn notice(&mut self, notice: Notice) {
+        if self.notices.len() < NOTICES {
+            self.notices.push(notice);
+        }
+    }
+
     fn run_events(&mut self, now: Time) -> bool {
-        for n in 0..EVENTS {
+        let mut left = EVENTS;
+        while left > 0 {
             let change = self.schedule.front().map(|(at, _)| *at);
             let change = change.filter(|at| *at <= now);
-            if let Some((at, lane)) = self.agenda.pop(change.unwrap_or(now)) {
-                self.run_event(lane, at, now);
+            let until = change.unwrap_or(now);
+            if let Some((at, lane)) = self.agenda.pop(until) {
+                left -= if self.lanes[lane].independent {
+                    self.run_lane(lane, until, left, now)
+                } else {
+                    self.run_lane(lane, at, 1, now)
+                };
             } else if change.is_some()
                 && let Some((at, change)) = self.schedule.pop_front()
             {
                 self.change(&change, at);
+                left -= 1;
             } else {
-                return n > 0;
+                break;
             }
         }
-        true
+        left < EVENTS
     }
 
-    fn run_event(&mut self, lane: usize, at: Time, now: Time) {
-        let step = self.lanes[lane].shaper.step(at);
-        let freed = !matches!(step, None | Some((_, Step::Arrived(_))));
-        match step {
-            Some((at, Step::Transmitted(sent))) => self.transmitted(lane, sent, at),
-            Some((_, Step::Lost(frame, reason))) => self.discard(lane, frame, reason.into()),
-            Some((at, Step::Arrived(frame))) => self.arrived(lane, frame, at),
-            Some((_, Step::Begun)) | None => {}
+    /// Works off what is due in a lane at `until`, at most `most` events; returns how many.
+    fn run_lane(&mut self, lane: usize, until: Time, most: usize, now: Time) -> usize {
+        let mut freed = false;
+        let mut done = 0;
+        while done < most {
+            done += 1;
+            let Some((at, step)) = self.lanes[lane].shaper.step(until) else {
+                break;
+            };
+            match step {
+                Step::Arrived(frame) => self.arrived(lane, frame, at),
+                Step::Transmitted(sent) => {
+                    freed = true;
+                    self.transmitted(lane, sent, at);
+                }
+                Step::Lost(frame, reason) => {
+                    freed = true;
+                    self.discard(lane, frame, reason.into());
+                }
+                Step::Begun => freed = true,
+            }
         }
         self.agenda.schedule(lane, self.lanes[lane].shaper.next());
         if freed {
@@ -360,6 +462,7 @@ impl Engine {
             self.note_queue(lane);
             self.unblock(lane, now);
         }
+        done
     }
 
     /// The transmitter of a lane has become free; the ring that feeds it may go on.
@@ -374,142 +477,6 @@ impl Engine {
         }
     }
 
-    fn poll_rings(&mut self, now: Time) -> bool {
-        let mut busy = false;
-        let mut i = 0;
-        while i < self.polled.len() {
-            let port = self.polled[i];
-            let taken = self.poll(port, now);
-            if taken > 0 {
-                busy = true;
-                self.publish();
-            }
-            let linger = self.linger;
-            let Some(side) = &mut self.tx[port] else {
-                self.polled.swap_remove(i);
-                continue;
-            };
-            if taken > 0 {
-                side.last_work = now;
-            } else if side.state == Polling::Polled && now.since(side.last_work) >= linger {
-                if side.ring.ring().allow_kicks() {
-                    side.ring.ring().suppress_kicks();
-                } else {
-                    side.state = Polling::Idle;
-                }
-            }
-            if side.state == Polling::Polled {
-                i += 1;
-            } else {
-                self.polled.swap_remove(i);
-            }
-        }
-        busy
-    }
-
-    /// Takes a batch from a ring; returns how many frames.
-    fn poll(&mut self, port: usize, now: Time) -> usize {
-        let egress = self.ports[port].egress;
-        for n in 0..BATCH {
-            let held_by = egress.filter(|lane| self.lanes[*lane].holds_sender().is_some());
-            let full = held_by.is_some_and(|lane| !self.lanes[lane].shaper.has_room(0));
-            let Some(side) = &mut self.tx[port] else {
-                return n;
-            };
-            if full {
-                side.state = Polling::Blocked;
-                return n;
-            }
-            let taken = match side.ring.take() {
-                Ok(Some(taken)) => taken,
-                Ok(None) => return n,
-                Err(violation) => {
-                    side.state = Polling::Broken;
-                    self.stop(Stopped {
-                        port,
-                        queue: Queue::Transmit,
-                        violation,
-                    });
-                    return n;
-                }
-            };
-            self.taken(port, egress, taken, now);
-        }
-        BATCH
-    }
-
-    /// Sends a frame just taken on its way.
-    #[inline]
-    fn taken(&mut self, port: usize, egress: Option<usize>, taken: Taken, now: Time) {
-        let Taken {
-            head,
-            len,
-            header_ok,
-        } = taken;
-        let sender = SenderRef {
-            port,
-            generation: self.ports[port].tx_generation,
-            head,
-        };
-        let place = Place::Sender(sender);
-        if !header_ok || !(frame::MIN_LEN..=frame::MAX_LEN).contains(&len) {
-            self.ports[port].counters.malformed.add(1);
-            return self.release(place);
-        }
-        let Some(lane) = egress else {
-            self.ports[port].counters.unlinked.add(1);
-            return self.release(place);
-        };
-        let addresses = match self.lanes[lane].sink {
-            Sink::Port(_) => None,
-            Sink::Bridge { .. } => self.tx[port].as_ref().map(|side| {
-                let mut addresses: Addresses = [0; 12];
-                side.ring.peek(head, &mut addresses);
-                addresses
-            }),
-        };
-        let class = match self.tx[port].as_ref() {
-            Some(side) if self.classifies => {
-                let mut headers = [0; classify::HEADER_BYTES];
-                let len = side.ring.peek(head, &mut headers);
-                classify(&headers[..len])
-            }
-            _ => Class::default(),
-        };
-        let info = Info {
-            len,
-            class,
-            marked: false,
-            flipped: None,
-            addresses,
-        };
-        if self.lanes[lane].holds_sender().is_some() {
-            self.enter_held(lane, info, place, now);
-        } else {
-            self.send(lane, info, place, now);
-            self.release(place);
-        }
-    }
-
-    /// `completion: nic`: the frame waits in the sender's buffers until it is transmitted.
-    fn enter_held(&mut self, lane: usize, info: Info, place: Place, now: Time) {
-        let l = &mut self.lanes[lane];
-        l.count_in(info.len);
-        if !l.is_up() {
-            l.counters.drops.count(Drop::Carrier);
-            return self.release(place);
-        }
-        let admitted = l.shaper.admit(now, info.header(), true);
-        self.release_dropped(lane);
-        match admitted {
-            Ok(marked) => self.enqueue(lane, Frame { info, place }, marked, None, now),
-            Err(reason) => {
-                self.lanes[lane].counters.drops.count(reason.into());
-                self.release(place);
-            }
-        }
-    }
-
     /// Gives back what frames occupy that a queue has let in and dropped.
     pub(super) fn release_dropped(&mut self, lane: usize) {
         while let Some((frame, reason)) = self.lanes[lane].shaper.dropped() {
@@ -519,8 +486,8 @@ impl Engine {
 
     /// Drops a frame that is inside a lane.
     pub(super) fn discard(&mut self, lane: usize, frame: Frame, reason: Drop) {
+        self.drop(lane, frame.info, frame.place, reason);
         let l = &mut self.lanes[lane];
-        l.counters.drops.count(reason);
         // Frames in the receiver's buffers are not dropped: see `Engine::unbind`.
         if matches!(frame.place, Place::Pool(_)) {
             l.pooled -= 1;
@@ -559,18 +526,41 @@ impl Engine {
         self.stopped.push(stopped);
     }
 
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
+        // Before their senders get the buffers back.
+        self.flush_outside();
         for port in self.dirty_rx.drain(..) {
             if let Some(side) = &mut self.rx[port] {
                 side.dirty = false;
                 side.ring.ring().publish();
+                if side.ring.ring().call_blocks() {
+                    self.held_up.push((port, Queue::Receive));
+                }
             }
         }
         for port in self.dirty_tx.drain(..) {
             if let Some(side) = &mut self.tx[port] {
                 side.dirty = false;
                 side.ring.ring().publish();
+                if side.ring.ring().call_blocks() {
+                    self.held_up.push((port, Queue::Transmit));
+                }
             }
+        }
+        if !self.arrivals.is_empty() {
+            self.note_lateness();
+        }
+        if !self.held_up.is_empty() {
+            self.give_up_calls();
+        }
+    }
+
+    /// What has arrived has been shown to its receivers.
+    fn note_lateness(&mut self) {
+        let shown = self.clock.map_or(self.now, |clock| clock());
+        for (lane, ideal) in self.arrivals.drain(..) {
+            let late = shown.since(ideal).as_nanos() as u64;
+            self.lanes[lane].counters.lateness.record(late);
         }
     }
 }

@@ -5,16 +5,19 @@
 
 use std::sync::Arc;
 
+use super::Notice;
 use super::engine::{Engine, Queue, Stopped};
-use crate::classify::Ecn;
+use super::lay_out::{ROOM, lay_out, pieces};
+use super::tap::tap_delivered;
+use crate::capture::{Point, Points};
 use crate::clock::Time;
 use crate::config::{BridgePlan, Sink};
 use crate::counters::{BridgeCounters, Drop};
 use crate::frame::{Frame, Info, Place, SenderRef};
-use crate::l2::{Bridge, Verdict};
+use crate::l2::{self, Bridge, Verdict};
 use crate::link::{Fate, Path, Transmitted};
 use crate::memory::Segment;
-use crate::ring::{NoBuffer, Reservation, RxRing, gather};
+use crate::ring::{Content, NoBuffer, Part, Reservation};
 
 /// A layer-2 node in place.
 #[derive(Debug)]
@@ -66,23 +69,18 @@ impl Engine {
             return self.arrived(lane, frame, at);
         }
         // The sender gets its buffers back now, not a propagation delay later.
-        let place = match frame.place {
-            Place::Sender(_) => {
-                let held = self.hold(lane, frame.info, frame.place);
-                if !lent {
-                    self.release(frame.place);
-                }
-                match held {
-                    Ok(place) => place,
-                    Err(reason) => return self.drop(lane, reason),
-                }
+        if matches!(frame.place, Place::Sender(_)) {
+            let held = self.hold(lane, frame.info, frame.place);
+            if let Err(reason) = held {
+                self.drop(lane, frame.info, frame.place, reason);
             }
-            place => place,
-        };
-        self.lanes[lane]
-            .shaper
-            .propagate(at, Frame { place, ..frame });
-        self.agenda.schedule(lane, self.lanes[lane].shaper.next());
+            if !lent {
+                self.release(frame.place);
+            }
+            let Ok(held) = held else { return };
+            frame = held;
+        }
+        self.lanes[lane].shaper.propagate(at, frame);
     }
 
     /// A frame has reached the other end of a lane that held it up.
@@ -95,7 +93,9 @@ impl Engine {
     }
 
     fn reach(&mut self, lane: usize, frame: Frame, at: Time) {
-        self.leave(lane, frame.info, frame.place, at);
+        if self.leave(lane, frame.info, frame.place, at) {
+            self.arrivals.push((lane, at));
+        }
         self.run_work(frame.place, at);
     }
 
@@ -145,10 +145,23 @@ impl Engine {
 
     pub(super) fn note_queue(&self, lane: usize) {
         let lane = &self.lanes[lane];
-        lane.counters.queued.set(lane.shaper.queued() as u64);
+        let queued = lane.shaper.queued() as u64;
+        lane.counters.queued.set(queued);
+        lane.counters.queued_max.raise(queued);
     }
 
+    /// Sends a frame through everything it can pass in no time, then what has to be cut, segment by segment.
     fn run_work(&mut self, place: Place, now: Time) {
+        self.run_moment(place, now);
+        while let Some((lane, info)) = self.to_cut.pop() {
+            for n in 0..info.frames() {
+                self.work.push((lane, info.segment(n)));
+                self.run_moment(place, now);
+            }
+        }
+    }
+
+    fn run_moment(&mut self, place: Place, now: Time) {
         self.moment += 1;
         while let Some((lane, info)) = self.work.pop() {
             // Without a loop a frame enters each direction once; with one, it must not circle in no time.
@@ -158,16 +171,50 @@ impl Engine {
                 }
                 continue;
             }
+            if info.superframe().is_some() && self.must_cut(lane, &info) {
+                self.to_cut.push((lane, info));
+                continue;
+            }
             match self.enter(lane, info, place, now) {
-                Ok(Some(info)) => self.leave(lane, info, place, now),
+                Ok(Some(info)) => {
+                    self.leave(lane, info, place, now);
+                }
                 Ok(None) => {}
-                Err(reason) => self.drop(lane, reason),
+                Err(reason) => self.drop(lane, info, place, reason),
             }
         }
     }
 
-    fn drop(&self, lane: usize, reason: Drop) {
-        self.lanes[lane].counters.drops.count(reason);
+    /// Whether a lane tells a superframe from its segments: by the time they take, by what may happen to each, because somebody looks at
+    /// them or they leave the lab, or because the receiver's buffers are needed before it arrives and the receiver takes none whole.
+    fn must_cut(&self, lane: usize, info: &Info) -> bool {
+        let l = &self.lanes[lane];
+        if l.tapped != Points::default() || matches!(l.sink, Sink::External(_)) {
+            return true;
+        }
+        match l.shaper.path() {
+            Path::Queued => true,
+            Path::Straight => !l.shaper.treats_all_alike(),
+            Path::Delayed => {
+                let taken = match l.sink {
+                    Sink::Port(port) => self.takes_whole(port, info),
+                    Sink::Bridge { .. } | Sink::External(_) => true,
+                };
+                !taken || !l.shaper.treats_all_alike()
+            }
+        }
+    }
+
+    fn takes_whole(&self, port: usize, info: &Info) -> bool {
+        let layout = self.rx[port].as_ref().map(|side| side.ring.layout());
+        layout.is_none_or(|layout| layout.takes_whole(&info.offload))
+    }
+
+    /// A frame that has entered a lane will not leave it. Its place still belongs to the caller.
+    #[inline(never)]
+    pub(super) fn drop(&mut self, lane: usize, info: Info, place: Place, reason: Drop) {
+        self.lanes[lane].counters.drops.count(reason, info.frames());
+        self.tap_drop(lane, info, place, reason);
     }
 
     /// Lets a frame into a lane. If it is at the other end already, what is known of it there.
@@ -180,10 +227,13 @@ impl Engine {
         now: Time,
     ) -> Result<Option<Info>, Drop> {
         let l = &mut self.lanes[lane];
-        l.count_in(info.len);
-        if !l.is_up() {
+        l.count_in(&info);
+        let up = l.is_up();
+        self.tap(lane, Point::Before, &info, &place);
+        if !up {
             return Err(Drop::Carrier);
         }
+        let l = &mut self.lanes[lane];
         match l.shaper.path() {
             Path::Straight => {
                 let fate = l.shaper.fate(info.len);
@@ -212,11 +262,11 @@ impl Engine {
                 self.release_dropped(lane);
                 let marked = admitted?;
                 let fate = self.lanes[lane].shaper.foretell(info.len);
-                let place = match fate {
-                    Some(Fate { lost: Some(_), .. }) => Place::Nowhere,
+                let frame = match fate {
+                    Some(Fate { lost: Some(_), .. }) => self.hold_doomed(lane, info, place),
                     _ => self.hold(lane, info, place)?,
                 };
-                self.enqueue(lane, Frame { info, place }, marked, fate, now);
+                self.enqueue(lane, frame, marked, fate, now);
                 Ok(None)
             }
         }
@@ -225,106 +275,195 @@ impl Engine {
     /// Sends a frame on its way over a lane without a transmitter, or drops it.
     fn depart(&mut self, lane: usize, mut info: Info, place: Place, fate: Fate, now: Time) {
         if let Some(reason) = fate.lost {
-            return self.drop(lane, reason.into());
+            return self.drop(lane, info, place, reason.into());
         }
         self.touch(lane, &mut info, false, fate.flipped);
         match self.hold(lane, info, place) {
-            Ok(place) => {
-                let frame = Frame { info, place };
+            Ok(frame) => {
                 self.lanes[lane].shaper.propagate(now, frame);
                 self.agenda.schedule(lane, self.lanes[lane].shaper.next());
             }
-            Err(reason) => self.drop(lane, reason),
+            Err(reason) => self.drop(lane, info, place, reason),
         }
     }
 
-    /// A frame is at the other end of a lane: a machine gets it, a bridge puts the lanes it goes on to into `work`.
+    /// A frame is at the other end of a lane: a machine gets it, a bridge puts the lanes it goes on to into `work`. `false` if it was
+    /// dropped.
     #[inline]
-    fn leave(&mut self, lane: usize, info: Info, place: Place, at: Time) {
+    fn leave(&mut self, lane: usize, info: Info, place: Place, at: Time) -> bool {
         match self.lanes[lane].sink {
-            Sink::Port(port) => match self.deliver(lane, port, info, place) {
-                Ok(()) => self.lanes[lane].count_out(info.len),
-                Err(reason) => self.drop(lane, reason),
-            },
+            Sink::Port(port) => {
+                let whole = info.superframe().is_none()
+                    || matches!(place, Place::Receiver { .. })
+                    || self.takes_whole(port, &info);
+                let done = if whole {
+                    self.deliver(lane, port, &info, place)
+                } else {
+                    Err(Drop::TooBig)
+                };
+                match done {
+                    Ok(()) => {
+                        self.lanes[lane].count_out(&info);
+                        true
+                    }
+                    // Its segments may be welcome.
+                    Err(Drop::TooBig) if info.superframe().is_some() => {
+                        self.deliver_segments(lane, port, &info, place)
+                    }
+                    Err(reason) => {
+                        self.drop(lane, info, place, reason);
+                        false
+                    }
+                }
+            }
+            Sink::External(external) => {
+                let exported = self.export(lane, external, info, place);
+                if let Err(reason) = exported {
+                    self.drop(lane, info, place, reason);
+                }
+                exported.is_ok()
+            }
             Sink::Bridge { bridge, port } => {
-                self.lanes[lane].count_out(info.len);
+                self.lanes[lane].count_out(&info);
+                self.tap(lane, Point::After, &info, &place);
                 self.bridge(bridge, port, info, at);
+                true
             }
         }
+    }
+
+    /// Hands a superframe that has arrived to the guest of `port` segment by segment; whether it got any.
+    fn deliver_segments(&mut self, lane: usize, port: usize, whole: &Info, place: Place) -> bool {
+        let mut any = false;
+        for n in 0..whole.frames() {
+            let info = whole.segment(n);
+            match self.deliver(lane, port, &info, place) {
+                Ok(()) => {
+                    self.lanes[lane].count_out(&info);
+                    any = true;
+                }
+                Err(reason) => self.drop(lane, info, place, reason),
+            }
+        }
+        any
     }
 
     fn bridge(&mut self, bridge: usize, port: usize, info: Info, at: Time) {
         let node = &mut self.bridges[bridge];
-        node.counters.frames.add(1);
-        // Every lane that leads to a bridge has had the addresses read.
-        let Some(addresses) = info.addresses_on_arrival() else {
+        node.counters.frames.add(info.frames().into());
+        let size = l2::Size {
+            frames: info.frames(),
+            bytes: info.bytes(),
+        };
+        let frames = u64::from(size.frames);
+        let info = info.settled();
+        // Every lane that leads to a bridge has had the head read.
+        let Some(head) = info.head else {
             return;
         };
-        match node.bridge.decide(port, &addresses, at) {
-            Verdict::Forward(to) => self.work.push((node.egress[to], info)),
-            Verdict::Filter => node.counters.filtered.add(1),
+        let l2::Decision {
+            verdict,
+            vlan,
+            notice,
+        } = node.bridge.decide(port, &head, size, at);
+        match verdict {
+            Verdict::Forward(to) => match node.bridge.leave(to, vlan, head) {
+                Some(head) => self.work.push((node.egress[to], info.with_head(head))),
+                None => node.counters.wrong_vlan.add(frames),
+            },
+            Verdict::Filter => node.counters.filtered.add(frames),
+            Verdict::WrongVlan => node.counters.wrong_vlan.add(frames),
+            Verdict::Storm => node.counters.storm.add(frames),
             Verdict::Flood => {
-                node.counters.flooded.add(1);
+                node.counters.flooded.add(frames);
                 let others = node.egress.iter().enumerate().filter(|(p, _)| *p != port);
-                self.work.extend(others.map(|(_, lane)| (*lane, info)));
+                self.work.extend(others.filter_map(|(to, lane)| {
+                    let head = node.bridge.leave(to, vlan, head)?;
+                    Some((*lane, info.with_head(head)))
+                }));
             }
         }
         node.counters.learnt.set(node.bridge.learnt() as u64);
+        node.counters.moved.set(node.bridge.moved());
+        if let Some(notice) = notice {
+            self.notice(Notice::Bridge { bridge, notice });
+        }
     }
 
     /// Finds a place for a frame that has to wait in `lane` and must not stay where it is. The present place still belongs to
     /// the caller.
-    fn hold(&mut self, lane: usize, info: Info, place: Place) -> Result<Place, Drop> {
+    fn hold(&mut self, lane: usize, info: Info, place: Place) -> Result<Frame, Drop> {
         if let Sink::Port(port) = self.lanes[lane].sink
             && let Place::Sender(sender) = place
         {
             match self.rx[port].as_ref() {
                 // Nobody there to receive it: it takes its time on the wire all the same.
-                None => return Ok(Place::Nowhere),
+                None => return Ok(self.hold_doomed(lane, info, place)),
                 // Buffers are returned in the order in which they were set aside, so that is only for frames that arrive in
                 // the order in which they come here.
                 Some(_) if !self.keeps_order(lane, sender) => {}
                 // Buffers set aside for later frames would be missing when those in the pool arrive; so once one is in the
                 // pool, all are until it is empty.
                 Some(_) if self.lanes[lane].pooled == 0 => {
-                    if let Ok(reservation) = self.write(lane, port, info, place) {
+                    if let Ok(reservation) = self.write(lane, port, &info, place) {
                         let generation = self.ports[port].rx_generation;
-                        return Ok(Place::Receiver {
+                        let place = Place::Receiver {
                             generation,
                             reservation,
-                        });
+                        };
+                        return Ok(Frame { info, place });
                     }
                 }
                 Some(_) => {}
             }
         }
-        let slot = match place {
-            Place::Sender(sender) => {
-                let pieces = self.tx[sender.port]
-                    .as_ref()
-                    .filter(|_| self.ports[sender.port].tx_generation == sender.generation)
-                    .map(|side| side.ring.pieces(sender.head))
-                    .ok_or(Drop::SenderGone)?;
-                let fill = |bytes: &mut [u8]| {
-                    gather(pieces, bytes);
-                    if let Some(addresses) = info.addresses {
-                        bytes[..addresses.len()].copy_from_slice(&addresses);
-                    }
+        self.hold_in_pool(lane, info, place)
+    }
+
+    /// A place for a frame that will not arrive: none, unless somebody wants to see it when it is dropped.
+    fn hold_doomed(&mut self, lane: usize, info: Info, place: Place) -> Frame {
+        let wanted = self.lanes[lane].tapped.has(Point::Drops);
+        let held = wanted.then(|| self.hold_in_pool(lane, info, place));
+        held.and_then(Result::ok).unwrap_or(Frame {
+            info,
+            place: Place::Nowhere,
+        })
+    }
+
+    /// Copies a frame to the pool, unless it is there already or with its receiver.
+    fn hold_in_pool(&mut self, lane: usize, info: Info, place: Place) -> Result<Frame, Drop> {
+        let (slot, info) = match place {
+            Place::Sender(_) => {
+                let pieces = pieces(&self.tx, &self.ports, place)?;
+                let mut room = [0; ROOM];
+                // A segment is put together; anything else stays as it lies, its head is written when it is copied again.
+                let (start, rest, len, info) = if info.segment.is_some() {
+                    let (start, rest) = lay_out(&info, pieces, &mut room)?;
+                    (start, rest, info.len, info.alone())
+                } else {
+                    let (skip, len) = (0, info.stored_len());
+                    (&[][..], Part { pieces, skip, len }, len, info)
                 };
-                let slot = self.pool.store(info.len as usize, fill).ok_or(Drop::Pool)?;
+                let fill = |bytes: &mut [u8]| {
+                    let (head, tail) = bytes.split_at_mut(start.len());
+                    head.copy_from_slice(start);
+                    rest.copy(tail);
+                };
+                let slot = self.pool.store(len as usize, fill).ok_or(Drop::Pool)?;
                 let counters = &self.lanes[lane].counters;
-                counters.bytes_copied.add(info.len.into());
-                counters.pool_copies.add(1);
-                slot
+                counters.bytes_copied.add(info.bytes());
+                counters.pool_copies.add(info.frames().into());
+                (slot, info)
             }
             Place::Pool(slot) => {
                 self.pool.share(slot);
-                slot
+                (slot, info)
             }
-            Place::Receiver { .. } | Place::Nowhere => return Ok(place),
+            Place::Receiver { .. } | Place::Nowhere => return Ok(Frame { info, place }),
         };
         self.lanes[lane].pooled += 1;
-        Ok(Place::Pool(slot))
+        let place = Place::Pool(slot);
+        Ok(Frame { info, place })
     }
 
     /// Whether frames that come from `sender` and need a place now arrive in this order, and all of them.
@@ -339,7 +478,7 @@ impl Engine {
     }
 
     /// Hands a frame that has arrived to the guest of `port`; it sees it with the next publication.
-    fn deliver(&mut self, lane: usize, port: usize, info: Info, place: Place) -> Result<(), Drop> {
+    fn deliver(&mut self, lane: usize, port: usize, info: &Info, place: Place) -> Result<(), Drop> {
         let reservation = match place {
             Place::Receiver {
                 generation,
@@ -360,11 +499,27 @@ impl Engine {
         if info.marked
             && let Some(ecn) = info.class.ecn
         {
-            mark(&mut side.ring, reservation, ecn);
+            ecn.mark(|at, change| side.ring.update(reservation, at, change));
         }
         if let Some(bit) = info.flipped {
+            // On a wire there was a checksum before there was an error.
+            if let Some(checksum) = info.offload.checksum
+                && side.ring.layout().takes_partial()
+            {
+                side.ring.complete_checksum(reservation, checksum);
+            }
             let flip = |byte| byte ^ 1 << (bit % 8);
             side.ring.update(reservation, bit / 8, flip);
+        }
+        if self.lanes[lane].tapped.has(Point::After) {
+            tap_delivered(
+                &mut self.taps,
+                lane,
+                self.now,
+                info,
+                &side.ring,
+                reservation,
+            );
         }
         side.ring.deliver(reservation);
         if !side.dirty {
@@ -380,21 +535,15 @@ impl Engine {
         &mut self,
         lane: usize,
         port: usize,
-        info: Info,
+        info: &Info,
         place: Place,
     ) -> Result<Reservation, Drop> {
         let pooled: Segment;
-        let (pieces, start) = match place {
-            Place::Sender(sender) => {
-                let side = self.tx[sender.port]
-                    .as_ref()
-                    .filter(|_| self.ports[sender.port].tx_generation == sender.generation)
-                    .ok_or(Drop::SenderGone)?;
-                (side.ring.pieces(sender.head), info.addresses.as_ref())
-            }
+        let pieces = match place {
+            Place::Sender(_) => pieces(&self.tx, &self.ports, place)?,
             Place::Pool(slot) => {
                 pooled = self.pool.segment(slot);
-                (std::slice::from_ref(&pooled), None)
+                std::slice::from_ref(&pooled)
             }
             Place::Receiver { .. } | Place::Nowhere => return Err(Drop::Disconnected),
         };
@@ -402,6 +551,14 @@ impl Engine {
             .as_mut()
             .filter(|side| !side.broken)
             .ok_or(Drop::Disconnected)?;
+        let mut room;
+        let (start, rest) = if info.offload.gso.is_some() || info.head.is_some() {
+            room = [0; ROOM];
+            lay_out(info, pieces, &mut room)?
+        } else {
+            let (skip, len) = (0, info.len);
+            (&[][..], Part { pieces, skip, len })
+        };
         let reservation = match side.ring.reserve(info.len) {
             Ok(reservation) => reservation,
             Err(NoBuffer::Empty) => return Err(Drop::NoRxBuffer),
@@ -416,31 +573,14 @@ impl Engine {
                 return Err(Drop::Disconnected);
             }
         };
-        side.ring
-            .fill(reservation, start.map_or(&[], |a| &a[..]), pieces);
-        self.lanes[lane].counters.bytes_copied.add(info.len.into());
+        let content = Content {
+            start,
+            rest,
+            offload: info.alone().offload,
+        };
+        side.ring.fill(reservation, content);
+        let counters = &self.lanes[lane].counters;
+        counters.bytes_copied.add(info.bytes());
         Ok(reservation)
-    }
-}
-
-/// Sets CE (RFC 3168) in a frame that has been copied to its receiver, whose header was checked when it was taken. What the receiver
-/// does to it in the meantime harms only itself.
-fn mark(ring: &mut RxRing, reservation: Reservation, ecn: Ecn) {
-    match ecn {
-        Ecn::V6(ip) => {
-            ring.update(reservation, u32::from(ip) + 1, |byte| byte | 0x30);
-        }
-        Ecn::V4(ip) => {
-            let ip = u32::from(ip);
-            let before = ring.update(reservation, ip + 1, |tos| tos | 3);
-            let added = before.map_or(0, |tos| 3 - (tos & 3));
-            let high = ring.update(reservation, ip + 10, |byte| byte).unwrap_or(0);
-            let low = ring.update(reservation, ip + 11, |byte| byte).unwrap_or(0);
-            // RFC 1624: HC' = ~(~HC + (m' - m)).
-            let sum = u32::from(!u16::from_be_bytes([high, low])) + u32::from(added);
-            let [high, low] = (!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes();
-            ring.update(reservation, ip + 10, |_| high);
-            ring.update(reservation, ip + 11, |_| low);
-        }
     }
 }

@@ -9,21 +9,28 @@ use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
 use super::Queue;
+use crate::capture::Tap;
 use crate::config::LinkChange;
+use crate::external::Device;
 use crate::ring::{EventFd, RxRing, TxRing};
 
 /// A request to a shard. Rings are made and freed by the control thread, so the shard allocates nothing for them.
 #[expect(missing_docs, reason = "the names say it")]
 #[derive(Debug)]
 pub enum Message {
-    /// Serve this ring; look at it whenever `kick` is signalled.
+    /// Serve this ring and say so; look at it whenever `kick` is signalled.
     AddTx {
         port: usize,
         ring: Box<TxRing>,
         kick: EventFd,
+        done: Sender<()>,
     },
-    /// Serve this ring.
-    AddRx { port: usize, ring: Box<RxRing> },
+    /// Serve this ring and say so.
+    AddRx {
+        port: usize,
+        ring: Box<RxRing>,
+        done: Sender<()>,
+    },
     /// Let go of a ring and answer with it, if it was served. After the answer the shard touches neither the ring nor
     /// anything it leads to.
     Remove {
@@ -37,10 +44,22 @@ pub enum Message {
         queue: Queue,
         call: Option<EventFd>,
     },
+    /// Carry frames in and out by this device.
+    AddExternal {
+        external: usize,
+        device: Box<Device>,
+    },
     /// Set new attributes of a link, then say so.
     Change {
         change: Box<LinkChange>,
         done: Sender<()>,
+    },
+    /// Let a capture look at frames. Taps are made and freed by the one who captures.
+    Tap { tap: Box<Tap>, done: Sender<()> },
+    /// Let go of the tap of a capture and answer with it, if it was there.
+    Untap {
+        capture: u64,
+        ack: Sender<Option<Tap>>,
     },
     /// End.
     Stop,
@@ -99,6 +118,41 @@ impl Handle {
         let (done, answer) = mpsc::channel();
         let change = Box::new(change);
         self.send(Message::Change { change, done })?;
+        answer.recv().map_err(|_| Gone)
+    }
+
+    /// Lets a capture look at frames; when this returns it does.
+    pub fn tap(&self, tap: Tap) -> Result<(), Gone> {
+        let (done, answer) = mpsc::channel();
+        let tap = Box::new(tap);
+        self.send(Message::Tap { tap, done })?;
+        answer.recv().map_err(|_| Gone)
+    }
+
+    /// Takes a tap away from the shard and waits until it has let go.
+    pub fn untap(&self, capture: u64) -> Result<Option<Tap>, Gone> {
+        let (ack, answer) = mpsc::channel();
+        self.send(Message::Untap { capture, ack })?;
+        answer.recv().map_err(|_| Gone)
+    }
+
+    /// Gives a receive ring to the shard and waits until it serves it: a frame sent to the guest after it has been told that its ring
+    /// runs must not be lost.
+    pub fn add_rx(&self, port: usize, ring: Box<RxRing>) -> Result<(), Gone> {
+        let (done, answer) = mpsc::channel();
+        self.send(Message::AddRx { port, ring, done })?;
+        answer.recv().map_err(|_| Gone)
+    }
+
+    /// Gives a transmit ring to the shard and waits until it serves it.
+    pub fn add_tx(&self, port: usize, ring: Box<TxRing>, kick: EventFd) -> Result<(), Gone> {
+        let (done, answer) = mpsc::channel();
+        self.send(Message::AddTx {
+            port,
+            ring,
+            kick,
+            done,
+        })?;
         answer.recv().map_err(|_| Gone)
     }
 

@@ -4,7 +4,7 @@ use crate::memory::Segment;
 use std::ptr::NonNull;
 
 /// Buffers up to this size are kept for reuse.
-const KEPT: usize = 2048;
+pub const KEPT: usize = 2048;
 
 /// A frame in the pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,16 @@ impl Pool {
         write(&mut buffer.bytes);
         buffer.users = 1;
         Some(Slot(index))
+    }
+
+    /// The bytes of a frame that nobody else uses yet.
+    pub fn bytes_mut(&mut self, slot: Slot) -> &mut [u8] {
+        &mut self.buffers[slot.0 as usize].bytes
+    }
+
+    /// Cuts a frame that nobody else uses yet to its first `len` bytes.
+    pub fn truncate(&mut self, slot: Slot, len: usize) {
+        self.buffers[slot.0 as usize].bytes.truncate(len);
     }
 
     /// One more user.

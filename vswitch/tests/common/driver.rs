@@ -1,5 +1,6 @@
 //! The driver's half of a split ring, over memory shared with the switch.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -194,18 +195,38 @@ pub struct Guest {
     pub mergeable: bool,
     /// Bytes of each receive buffer.
     pub rx_buffer: u32,
+    /// Offloads agreed on.
+    pub offloads: u64,
     rx_buffers: u64,
     tx_buffers: u64,
     free: Vec<u16>,
+    /// Descriptors behind each head.
+    chained: HashMap<u16, Vec<u16>>,
+    chains: u64,
 }
 
+/// A virtio-net header.
+pub type Header = [u8; 12];
+
+/// Where long frames are sent from, one after the other, around.
+const LONG: u64 = BASE + (20 << 20);
+const LONG_SLOT: u64 = 160 << 10;
+const LONG_SLOTS: u64 = 64;
+
 /// How a guest is made.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub size: u16,
     pub event_idx: bool,
     pub mergeable: bool,
     pub rx_buffer: u32,
+    /// Feature bits.
+    pub offloads: u64,
+}
+
+/// From one receive buffer to the next.
+fn stride(rx_buffer: u32) -> u64 {
+    u64::from(rx_buffer.max(BUFFER))
 }
 
 impl Default for Shape {
@@ -215,6 +236,7 @@ impl Default for Shape {
             event_idx: true,
             mergeable: true,
             rx_buffer: BUFFER,
+            offloads: 0,
         }
     }
 }
@@ -231,6 +253,7 @@ impl Guest {
             event_idx,
             mergeable,
             rx_buffer,
+            offloads,
         } = shape;
         let ring = DriverRing::bytes(size).next_multiple_of(4096);
         let rx_buffers = BASE + 2 * ring;
@@ -241,8 +264,11 @@ impl Guest {
             mergeable,
             rx_buffer,
             rx_buffers,
-            tx_buffers: rx_buffers + u64::from(size) * u64::from(BUFFER),
+            tx_buffers: rx_buffers + u64::from(size) * stride(rx_buffer),
             free: (0..size).collect(),
+            chained: HashMap::new(),
+            chains: 0,
+            offloads,
         };
         guest.post_all();
         guest
@@ -257,7 +283,7 @@ impl Guest {
 
     /// Posts receive buffer `i`.
     pub fn post(&mut self, i: u16) {
-        let at = self.rx_buffers + u64::from(i) * u64::from(BUFFER);
+        let at = self.rx_buffers + u64::from(i) * stride(self.rx_buffer);
         self.rx.descriptor(i, at, self.rx_buffer, WRITE, 0);
         self.rx.push(i);
     }
@@ -277,9 +303,7 @@ impl Guest {
 
     /// Puts a frame of any length up to a buffer's into the ring; `false` if it is full.
     pub fn queue(&mut self, frame: &[u8]) -> bool {
-        while let Some((id, _)) = self.tx.pop() {
-            self.free.push(id);
-        }
+        self.reclaim();
         let Some(i) = self.free.pop() else {
             return false;
         };
@@ -291,6 +315,66 @@ impl Guest {
         self.tx.descriptor(i, at, frame.len() as u32 + 12, 0, 0);
         self.tx.push(i);
         true
+    }
+
+    /// Where the last chain begins in memory.
+    pub fn last_chain(&self) -> u64 {
+        LONG + (self.chains - 1) % LONG_SLOTS * LONG_SLOT
+    }
+
+    fn reclaim(&mut self) {
+        while let Some((id, _)) = self.tx.pop() {
+            // A guest of the fuzz targets may have written over its own rings.
+            if id >= self.tx.size {
+                continue;
+            }
+            self.free.push(id);
+            self.free
+                .extend(self.chained.remove(&id).unwrap_or_default());
+        }
+    }
+
+    /// Puts a frame of any length with its header into the ring, in buffers of the given lengths and one for what is left; the last
+    /// `indirect` of them in a table of their own.
+    #[track_caller]
+    pub fn queue_chain(&mut self, header: Header, frame: &[u8], pieces: &[usize], indirect: usize) {
+        self.reclaim();
+        let bytes = [&header[..], frame].concat();
+        let at = LONG + self.chains % LONG_SLOTS * LONG_SLOT;
+        let table = at + LONG_SLOT - 4096;
+        self.chains += 1;
+        self.memory.write_slice(&bytes, GuestAddress(at)).unwrap();
+        let mut buffers = Vec::new();
+        let mut done = 0;
+        for piece in pieces {
+            let n = (*piece).min(bytes.len() - done);
+            buffers.push((at + done as u64, n as u32));
+            done += n;
+        }
+        buffers.push((at + done as u64, (bytes.len() - done) as u32));
+        let inside = buffers.split_off(buffers.len() - indirect.min(buffers.len()));
+        for (i, (at, len)) in (0..).zip(&inside) {
+            let flags = if usize::from(i) + 1 == inside.len() {
+                0
+            } else {
+                NEXT
+            };
+            self.tx.descriptor_in(table, i, *at, *len, flags, i + 1);
+        }
+        if !inside.is_empty() {
+            buffers.push((table, 16 * inside.len() as u32));
+        }
+        let at = self.free.len() - buffers.len();
+        let ids = self.free.split_off(at);
+        for (i, (at, len)) in buffers.iter().enumerate() {
+            let next = ids.get(i + 1);
+            let table = next.is_none() && !inside.is_empty();
+            let flags = if next.is_some() { NEXT } else { 0 } | if table { INDIRECT } else { 0 };
+            let next = next.copied().unwrap_or(0);
+            self.tx.descriptor(ids[i], *at, *len, flags, next);
+        }
+        self.chained.insert(ids[0], ids[1..].to_vec());
+        self.tx.push(ids[0]);
     }
 
     /// Sends a frame.
@@ -309,26 +393,43 @@ impl Guest {
 
     /// The next frame received with its buffers, which are posted again, but not published.
     pub fn receive_and_keep(&mut self) -> Option<(Vec<u8>, u16)> {
+        let (header, frame, buffers) = self.receive_one()?;
+        assert_eq!(header[..10], [0; 10], "the header asks for something");
+        Some((frame, buffers))
+    }
+
+    /// All frames received, with their headers, but without `num_buffers`.
+    pub fn receive_with_headers(&mut self) -> Vec<(Header, Vec<u8>)> {
+        let mut all = Vec::new();
+        while let Some((mut header, frame, _)) = self.receive_one() {
+            header[10..].fill(0);
+            all.push((header, frame));
+        }
+        self.rx.publish();
+        all
+    }
+
+    fn receive_one(&mut self) -> Option<(Header, Vec<u8>, u16)> {
         let (mut id, mut len) = self.rx.pop()?;
         let mut bytes = Vec::new();
         let mut buffers = 1;
         let mut left = 0;
         loop {
-            let at = self.rx_buffers + u64::from(id) * u64::from(BUFFER);
+            let at = self.rx_buffers + u64::from(id) * stride(self.rx_buffer);
             let mut piece = vec![0; len as usize];
             self.memory
                 .read_slice(&mut piece, GuestAddress(at))
                 .unwrap();
             if bytes.is_empty() {
                 buffers = u16::from_le_bytes([piece[10], piece[11]]);
-                assert_eq!(piece[..10], [0; 10], "the header asks for something");
                 left = buffers;
             }
             bytes.extend_from_slice(&piece);
             self.post(id);
             left -= 1;
             if left == 0 {
-                return Some((bytes.split_off(12), buffers));
+                let frame = bytes.split_off(12);
+                return Some((bytes.try_into().unwrap(), frame, buffers));
             }
             // All buffers of a frame become visible at once.
             (id, len) = self.rx.pop().expect("a buffer of the frame is missing");

@@ -25,7 +25,8 @@ impl Connection {
         let wanted = VERSION_1 | INDIRECT_DESC | PROTOCOL_FEATURES;
         let event = if guest.tx.event_idx { EVENT_IDX } else { 0 };
         let merge = if guest.mergeable { MRG_RXBUF } else { 0 };
-        c.negotiate(wanted | event | merge).unwrap();
+        c.negotiate(wanted | event | merge | guest.offloads)
+            .unwrap();
         c
     }
 

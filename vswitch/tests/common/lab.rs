@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use topology::model::{
-    Change, Completion, Direction, EndPolicy, Endpoint, Interface, Link, Machine, Node, NodeKind,
-    Patch, Role, SwitchNode, Timing, Topology,
+    Change, Completion, Direction, EndPolicy, Endpoint, External, Interface, Link, Machine, Node,
+    NodeKind, Patch, Role, SwitchNode, Timing, Topology,
 };
 use topology::net::MacAddr;
 use vswitch::port::Policy;
 use vswitch::stats::{DirectionStats, PortStats, Stats};
-use vswitch::switch::{Options, Switch, socket_path};
+use vswitch::switch::{Options, Sockets, Switch, socket_path};
 
 /// Builds a topology: machines with interfaces `eth0`, … as links need them, switches, hubs.
 #[derive(Default)]
@@ -64,8 +64,18 @@ impl Lab {
         let attributes = SwitchNode {
             ageing: Duration::from_mins(5),
             table_limit: 64,
+            forward_reserved: false,
+            ports: Vec::new(),
         };
+        self.switch_with(name, attributes)
+    }
+
+    pub fn switch_with(&mut self, name: &str, attributes: SwitchNode) -> NodeId {
         self.node(name, NodeKind::Switch(attributes))
+    }
+
+    pub fn external(&mut self, name: &str, external: External) -> NodeId {
+        self.node(name, NodeKind::External(external))
     }
 
     pub fn hub(&mut self, name: &str) -> NodeId {
@@ -82,6 +92,7 @@ impl Lab {
                 mtu: 1500,
                 addresses: Vec::new(),
                 queue_size: 256,
+                offloads: true,
             });
         }
         Endpoint { node, port }
@@ -133,9 +144,11 @@ impl Lab {
     pub fn run_with(self, policy: Policy, shards: usize) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
-            sockets: dir.path().to_owned(),
+            sockets: Sockets::Folder(dir.path().to_owned()),
             shards,
+            cpus: Vec::new(),
             policy,
+            captures: Vec::new(),
         };
         let switch = Switch::start(&self.topology(), &options).unwrap();
         Running { switch, dir }

@@ -1,6 +1,7 @@
 //! A guest without a machine: memory in a memfd, a small virtio-net driver, and a vhost-user front-end.
 #![allow(dead_code, reason = "each test program uses its own part of it")]
 
+pub mod arena;
 pub mod driver;
 pub mod frontend;
 pub mod lab;

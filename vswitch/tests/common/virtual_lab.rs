@@ -5,23 +5,25 @@ use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use topology::model::Topology;
+use topology::model::{Timing, Topology};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vswitch::clock::Time;
 use vswitch::config::{LinkPlan, Plan, PortPlan};
+use vswitch::counters::ShardCounters;
 use vswitch::memory::{Memory, Region, RegionSpec};
 use vswitch::net_header::Layout;
 use vswitch::port::features::VERSION_1;
 use vswitch::ring::{EventFd, RingLayout, RxRing, SplitRing, TxRing};
 use vswitch::shard::Engine;
-use vswitch::stats::DirectionStats;
+use vswitch::stats::{DirectionStats, ShardStats};
 
-use super::driver::{DriverRing, Guest, Shape};
+use super::driver::{DriverRing, Guest, Header, Shape};
 
 pub struct VirtualLab {
     pub engine: Engine,
     ports: Vec<PortPlan>,
     links: Vec<LinkPlan>,
+    shard: Arc<ShardCounters>,
     guests: HashMap<String, Guest>,
     pub now: Time,
 }
@@ -29,22 +31,39 @@ pub struct VirtualLab {
 impl VirtualLab {
     /// A running lab with a guest at each interface.
     pub fn new(topology: &Topology, shape: Shape) -> Self {
+        Self::with_shapes(topology, shape, &[])
+    }
+
+    /// With guests of another shape at some interfaces.
+    pub fn with_shapes(topology: &Topology, shape: Shape, others: &[(&str, Shape)]) -> Self {
         let mut plan = Plan::new(topology, 1).unwrap();
         let now = Time::from_nanos(1_000_000_000);
-        let engine = Engine::new(plan.shards.remove(0), Duration::ZERO, now);
+        let shard = Arc::clone(&plan.shards[0].counters);
+        let engine = Engine::new(plan.shards.remove(0), Timing::Eco.into(), now);
         let mut lab = Self {
             engine,
             ports: plan.ports,
             links: plan.links,
+            shard,
             guests: HashMap::new(),
             now,
         };
         for name in lab.ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>() {
+            let other = others.iter().find(|(n, _)| *n == name);
+            let shape = other.map_or(shape, |(_, shape)| *shape);
             lab.guests.insert(name.clone(), Guest::new(shape));
             lab.start_rx(&name, 0);
             lab.start_tx(&name, 0);
         }
         lab
+    }
+
+    pub fn shard(&self) -> ShardStats {
+        ShardStats::read(&self.shard, self.now)
+    }
+
+    pub fn links(&self) -> &[LinkPlan] {
+        &self.links
     }
 
     pub fn index(&self, name: &str) -> usize {
@@ -58,21 +77,31 @@ impl VirtualLab {
     pub fn start_rx(&mut self, name: &str, base: u16) {
         let (index, guest) = (self.index(name), &self.guests[name]);
         let ring = split(guest, &guest.rx, base);
-        let ring = RxRing::new(ring, Layout::from_features(VERSION_1), guest.mergeable);
+        let ring = RxRing::new(
+            ring,
+            Layout::from_features(VERSION_1 | guest.offloads),
+            guest.mergeable,
+        );
         self.engine.add_rx(index, Box::new(ring));
     }
 
     pub fn start_tx(&mut self, name: &str, base: u16) {
         let (index, guest) = (self.index(name), &self.guests[name]);
         let ring = split(guest, &guest.tx, base);
-        let ring = TxRing::new(ring, Layout::from_features(VERSION_1));
+        let ring = TxRing::new(ring, Layout::from_features(VERSION_1 | guest.offloads));
         self.engine.add_tx(index, Box::new(ring), self.now);
     }
 
     /// Sends without letting time pass.
     pub fn send(&mut self, name: &str, frame: &[u8]) {
+        assert!(self.guest(name).queue(frame), "the ring is full");
+        self.kick(name);
+    }
+
+    /// Sends what is in the ring.
+    pub fn kick(&mut self, name: &str) {
         let index = self.index(name);
-        self.guest(name).send(frame);
+        self.guest(name).tx.publish();
         self.engine.kicked(index, self.now);
         self.engine.turn(self.now);
     }
@@ -96,6 +125,16 @@ impl VirtualLab {
     /// Frames received and buffers posted again at every step until `ns` nanoseconds have passed; with the time of each
     /// since the start of the lab.
     pub fn collect(&mut self, name: &str, ns: u64) -> Vec<(u64, Vec<u8>)> {
+        let all = self.collect_with_headers(name, ns).into_iter();
+        all.map(|(at, header, frame)| {
+            assert_eq!(header, [0; 12], "the header asks for something");
+            (at, frame)
+        })
+        .collect()
+    }
+
+    /// As [`VirtualLab::collect`], with headers.
+    pub fn collect_with_headers(&mut self, name: &str, ns: u64) -> Vec<(u64, Header, Vec<u8>)> {
         let until = self.now + Duration::from_nanos(ns);
         let mut got = Vec::new();
         self.engine.turn(self.now);
@@ -104,7 +143,8 @@ impl VirtualLab {
             self.now = self.now.max(next.unwrap_or(until));
             self.engine.turn(self.now);
             let at = self.now.as_nanos() - 1_000_000_000;
-            got.extend(self.guest(name).receive_all().into_iter().map(|f| (at, f)));
+            let new = self.guest(name).receive_with_headers();
+            got.extend(new.into_iter().map(|(header, frame)| (at, header, frame)));
             if next.is_none() {
                 return got;
             }

@@ -61,6 +61,28 @@ pub(super) struct Context<'a, T> {
     pub(super) dropped: &'a mut Vec<(T, Reason)>,
 }
 
+/// The part of a [`Discipline`] that only passes on to the field of `self` which holds the frames.
+macro_rules! holds {
+    ($field:ident) => {
+        fn drain(&mut self, out: &mut Vec<Packet<T>>) {
+            self.$field.drain(out);
+        }
+
+        fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
+            self.$field.each(visit);
+        }
+
+        fn len(&self) -> usize {
+            self.$field.len()
+        }
+
+        fn bytes(&self) -> u64 {
+            self.$field.bytes()
+        }
+    };
+}
+use holds;
+
 /// Decides what leaves next and what is dropped.
 ///
 /// A frame is first admitted, which may drop others to make room, and then enqueued, with nothing happening in between; so

@@ -181,19 +181,5 @@ impl<T> Discipline<T> for Pie<T> {
         true
     }
 
-    fn drain(&mut self, out: &mut Vec<Packet<T>>) {
-        self.queue.drain(out);
-    }
-
-    fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
-        self.queue.each(visit);
-    }
-
-    fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.queue.bytes()
-    }
+    super::holds!(queue);
 }

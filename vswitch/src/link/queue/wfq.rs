@@ -91,19 +91,5 @@ impl<T> Discipline<T> for Wfq<T> {
         }
     }
 
-    fn drain(&mut self, out: &mut Vec<Packet<T>>) {
-        self.flows.drain(out);
-    }
-
-    fn each(&mut self, visit: &mut dyn FnMut(&mut T)) {
-        self.flows.each(visit);
-    }
-
-    fn len(&self) -> usize {
-        self.flows.len()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.flows.bytes()
-    }
+    super::holds!(flows);
 }

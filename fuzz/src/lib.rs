@@ -1,0 +1,36 @@
+//! What the fuzz targets do with an input.
+//!
+//! Each target is an ordinary function of bytes, so that the corpora and random inputs also run in `tests/replay.rs`, without a fuzzer.
+//! A target fails by panicking, by a fault, or by not ending.
+
+#[path = "../../vswitch/tests/common/mod.rs"]
+mod common;
+
+use arbitrary::{Arbitrary, Unstructured};
+
+pub mod chain;
+pub mod messages;
+pub mod ring;
+pub mod topology_file;
+
+/// As many as the bytes give; `Vec` of itself ends after each with even odds.
+fn all<'a, T: Arbitrary<'a>>(bytes: &mut Unstructured<'a>) -> Vec<T> {
+    let mut all = Vec::new();
+    while !bytes.is_empty()
+        && let Ok(next) = T::arbitrary(bytes)
+    {
+        all.push(next);
+    }
+    all
+}
+
+/// Runs one input.
+pub type Run = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: [(&str, Run); 4] = [
+    ("ring", ring::run),
+    ("chain", chain::run),
+    ("messages", messages::run),
+    ("topology_file", topology_file::run),
+];

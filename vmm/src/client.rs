@@ -4,16 +4,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 
-use crate::api::types::{Event, Lab, Problem};
+use crate::api::types::{Event, Lab, Link, Node, NodeOrder, Problem};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 
@@ -93,6 +95,34 @@ impl Client {
         self.request(Method::POST, "/v1/lab/stop").await.map(drop)
     }
 
+    /// A node.
+    pub async fn node(&self, node: &str) -> Result<Node, Failure> {
+        self.json(&format!("/v1/nodes/{}", segment(node))).await
+    }
+
+    /// Has a node do something; returns when it is done.
+    pub async fn order(&self, node: &str, order: NodeOrder) -> Result<Node, Failure> {
+        let path = format!("/v1/nodes/{}/order", segment(node));
+        self.send(Method::POST, &path, &order).await
+    }
+
+    /// All links.
+    pub async fn links(&self) -> Result<Vec<Link>, Failure> {
+        self.json("/v1/links").await
+    }
+
+    /// Sets attributes of a link.
+    pub async fn set_link(&self, link: &str, set: &Map<String, Value>) -> Result<Link, Failure> {
+        let path = format!("/v1/links/{}", segment(link));
+        self.send(Method::PATCH, &path, set).await
+    }
+
+    /// Makes a link what the topology says.
+    pub async fn reset_link(&self, link: &str) -> Result<Link, Failure> {
+        let path = format!("/v1/links/{}/reset", segment(link));
+        self.send(Method::POST, &path, &()).await
+    }
+
     /// The events of the lab; ends when the lab has ended.
     pub async fn events(&self) -> Result<impl Stream<Item = Event> + Unpin + use<>, Failure> {
         let body = self.request(Method::GET, "/v1/events").await?.into_body();
@@ -133,8 +163,25 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        let body = self.request(Method::GET, path).await?.into_body();
-        let bytes = body
+        let answer = self.request(Method::GET, path).await?;
+        self.decode(answer).await
+    }
+
+    /// Sends `body` as JSON.
+    async fn send<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
+        let answer = self.request_with(method, path, body.into()).await?;
+        self.decode(answer).await
+    }
+
+    async fn decode<T: DeserializeOwned>(&self, answer: Response<Incoming>) -> Result<T, Failure> {
+        let bytes = answer
+            .into_body()
             .collect()
             .await
             .map_err(|error| self.broken(&error))?
@@ -162,6 +209,15 @@ impl Client {
     }
 
     async fn request(&self, method: Method, path: &str) -> Result<Response<Incoming>, Failure> {
+        self.request_with(method, path, Bytes::new()).await
+    }
+
+    async fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
         let stream = TokioIo::new(self.connect().await?);
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
             .await
@@ -172,7 +228,8 @@ impl Client {
             .method(method)
             .uri(path)
             .header(header::HOST, "lab")
-            .body(Empty::<Bytes>::new())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|error| self.broken(&error))?;
         let response = sender
             .send_request(request)

@@ -41,4 +41,24 @@ pub struct NicConfig {
     pub mtu: u16,
     /// Entries of each virtqueue: a power of two up to 32768.
     pub queue_size: u16,
+    /// Whether the NIC has a carrier from the start; an [`Order`] changes it.
+    #[serde(default = "on", skip_serializing_if = "Clone::clone")]
+    pub carrier: bool,
+}
+
+fn on() -> bool {
+    true
+}
+
+/// What the lab can ask of a monitor whose guest runs, a JSON object a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Order {
+    /// The guest is to see that a NIC has a carrier, or has none.
+    Carrier {
+        /// Its place among the node's NICs.
+        nic: usize,
+        /// Whether it has one.
+        up: bool,
+    },
 }

@@ -21,6 +21,7 @@ mod error;
 mod interrupt;
 pub mod layout;
 mod memory;
+mod orders;
 mod pci;
 mod pio;
 mod poll;
@@ -30,7 +31,7 @@ mod virtio;
 mod vm;
 mod warn;
 
-pub use config::{NicConfig, NodeConfig};
+pub use config::{NicConfig, NodeConfig, Order};
 pub use end::{End, EndReason};
 pub use error::Error;
 pub use serial::SerialLog;

@@ -1,7 +1,7 @@
 //! Builds the microVM and runs it.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead, Write};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
@@ -21,9 +21,10 @@ use crate::pci::{Bus, MAX_DEVICES};
 use crate::pio::{Ports, SerialInterrupt};
 use crate::serial::SerialLog;
 use crate::vcpu::Machine;
+use crate::virtio::net::Carrier;
 use crate::virtio::pci::VirtioPci;
 use crate::virtio::{VirtioDevice, blk, console, net, rng};
-use crate::{acpi, boot, cpu, device_loop, memory, vcpu};
+use crate::{acpi, boot, cpu, device_loop, memory, orders, vcpu};
 
 /// The agent's port; the agent in the guest looks for it by this name.
 const AGENT_PORT: &str = "hopyard.agent";
@@ -53,11 +54,12 @@ fn tell(event: &Event<'_>) {
     }
 }
 
-/// Runs one microVM until its guest ends; reports `started` and `ended` on standard output on the way.
+/// Runs one microVM until its guest ends; reports `started` and `ended` on standard output on the way, and does what
+/// [`Order`](crate::Order)s say, one a line.
 ///
 /// # Errors
 /// What the monitor itself cannot do. A guest that panics is no error.
-pub fn run(config: &NodeConfig) -> Result<End, Error> {
+pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
     check(config)?;
     let kvm = Kvm::new().map_err(|e| Error::OpenKvm { source: e.into() })?;
     let vm = Arc::new(
@@ -84,8 +86,13 @@ pub fn run(config: &NodeConfig) -> Result<End, Error> {
     let interrupt = EventFd::new(0).map_err(Error::system("create an eventfd"))?;
     vm.register_irqfd(&interrupt, SERIAL_GSI)
         .map_err(Error::kvm("connect the serial port's interrupt"))?;
+    let carriers: Vec<_> = config
+        .nics
+        .iter()
+        .map(|nic| Carrier::new(nic.carrier))
+        .collect();
     let machine = Machine {
-        bus: Bus::new(devices(config, &vm, &memory, &router)?),
+        bus: Bus::new(devices(config, &carriers, &vm, &memory, &router)?),
         ports: Arc::new(Ports::new(SerialInterrupt(interrupt), log)),
     };
 
@@ -115,6 +122,7 @@ pub fn run(config: &NodeConfig) -> Result<End, Error> {
         vcpus.push(vcpu);
     }
     drop(supported);
+    orders::obey(orders, carriers, FIRST_NIC, machine.bus.clone())?;
     tell(&Event::Started);
     for (id, mut vcpu) in (0..).zip(vcpus) {
         let machine = machine.clone();
@@ -154,7 +162,7 @@ fn check(config: &NodeConfig) -> Result<(), Error> {
             config.vcpus
         ));
     }
-    let most = MAX_DEVICES - 3;
+    let most = MAX_DEVICES - FIRST_NIC;
     if config.nics.len() > most {
         return fail(format!(
             "{} interfaces: {most} fit the PCI bus",
@@ -180,9 +188,13 @@ fn give_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), Error> {
     Ok(())
 }
 
+/// Place on the bus of the first NIC, behind the other devices.
+const FIRST_NIC: usize = 3;
+
 /// The devices in bus order: disk, agent channel, random numbers, NICs.
 fn devices(
     config: &NodeConfig,
+    carriers: &[Carrier],
     vm: &VmFd,
     memory: &GuestMemory,
     router: &Arc<Router>,
@@ -216,9 +228,11 @@ fn devices(
         (Box::new(console), console_kicks),
         (Box::new(rng), rng_kicks),
     ];
+    debug_assert_eq!(devices.len(), FIRST_NIC);
     let ports = crate::virtio::connect(net::sockets(&config.nics))?;
-    for (index, (nic, (client, offered))) in config.nics.iter().zip(ports).enumerate() {
-        let (net, kicks) = net::Net::new(index, nic, client, offered)?;
+    let nics = config.nics.iter().zip(carriers).zip(ports).enumerate();
+    for (index, ((nic, carrier), (client, offered))) in nics {
+        let (net, kicks) = net::Net::new(index, nic, carrier.clone(), client, offered)?;
         devices.push((Box::new(net), kicks));
     }
     devices

@@ -68,7 +68,7 @@ fn guest(code: &[u8]) -> (monitor::End, Vec<u8>) {
         serial_log: path("serial.log"),
         cmdline: None,
     };
-    let end = run(&config).unwrap();
+    let end = run(&config, std::io::empty()).unwrap();
     (end, fs::read(path("serial.log")).unwrap())
 }
 

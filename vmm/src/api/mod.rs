@@ -2,9 +2,12 @@
 
 mod events;
 mod exec;
+mod links;
 mod logs;
 mod problem;
 pub mod types;
+
+use std::sync::Arc;
 
 use axum::extract::{Path, State as Shared};
 use axum::http::{StatusCode, Uri};
@@ -12,20 +15,28 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
+use crate::lab::links::Links;
+use crate::lab::orders::{Orders, Refusal};
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
-use types::{Kind, Lab, Node, Phase, Problem};
+use types::{Kind, Lab, Node, NodeOrder, Phase, Problem};
 
 /// What every request may need.
 #[derive(Debug, Clone)]
-struct Api {
-    state: State,
-    paths: LabPaths,
+pub struct Api {
+    /// How the lab stands.
+    pub state: State,
+    /// Where its files are.
+    pub paths: LabPaths,
+    /// Its links.
+    pub links: Arc<Links>,
+    /// Who gives orders to each node; nobody to what lives in the switch.
+    pub orders: Arc<[Option<Orders>]>,
 }
 
 /// Serves the API until the lab has ended.
-pub async fn serve(listener: UnixListener, state: State, paths: LabPaths) {
-    let mut phases = state.phases();
+pub async fn serve(listener: UnixListener, api: Api) {
+    let mut phases = api.state.phases();
     let router = Router::new()
         .route("/v1/lab", get(lab))
         .route("/v1/lab/stop", post(stop))
@@ -33,9 +44,13 @@ pub async fn serve(listener: UnixListener, state: State, paths: LabPaths) {
         .route("/v1/nodes/{node}", get(node))
         .route("/v1/nodes/{node}/log", get(logs::log))
         .route("/v1/nodes/{node}/exec", get(exec::exec))
+        .route("/v1/nodes/{node}/order", post(order))
+        .route("/v1/links", get(links::list))
+        .route("/v1/links/{link}", get(links::find).patch(links::set))
+        .route("/v1/links/{link}/reset", post(links::reset))
         .route("/v1/events", get(events::events))
         .fallback(unknown)
-        .with_state(Api { state, paths });
+        .with_state(api);
     let ended = async move {
         let _ = phases.wait_for(|&phase| phase == Phase::Ended).await;
     };
@@ -64,6 +79,22 @@ async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json
     Ok(Json(api.find(&name)?.1))
 }
 
+/// Has a machine do something. Answered when it is done; a machine that is to boot has then begun to.
+async fn order(
+    Shared(api): Shared<Api>,
+    Path(name): Path<String>,
+    Json(order): Json<NodeOrder>,
+) -> Result<Json<Node>, Problem> {
+    let (index, _) = api.find_machine(&name)?;
+    let Some(Some(orders)) = api.orders.get(index) else {
+        return Err(Problem::inside_the_switch(&name));
+    };
+    let conflict =
+        |refusal: Refusal| Problem::new(StatusCode::CONFLICT, format!("node {name}: {refusal}"));
+    orders.give(order).await.map_err(conflict)?;
+    Ok(Json(api.find(&name)?.1))
+}
+
 async fn unknown(uri: Uri) -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
@@ -86,10 +117,7 @@ impl Api {
         let (index, node) = self.find(name)?;
         match node.kind {
             Kind::Host | Kind::Router => Ok((index, node)),
-            Kind::Switch | Kind::Hub | Kind::External => Err(Problem::new(
-                StatusCode::CONFLICT,
-                format!("{name} is a node inside the switch; it has no kernel of its own"),
-            )),
+            Kind::Switch | Kind::Hub | Kind::External => Err(Problem::inside_the_switch(name)),
         }
     }
 }

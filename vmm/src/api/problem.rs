@@ -20,6 +20,33 @@ impl Problem {
         }
     }
 
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// The node called `name` is no machine.
+    pub fn inside_the_switch(name: &str) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            format!("{name} is a node inside the switch; it has no kernel of its own"),
+        )
+    }
+
+    /// There is no link called `name`; those there are have the names `links`.
+    pub fn no_such_link<'a>(name: &str, links: impl IntoIterator<Item = &'a str>) -> Self {
+        let problem = Self::new(
+            StatusCode::NOT_FOUND,
+            format!("there is no link called {name}"),
+        );
+        match nearest(name, links) {
+            Some(near) => problem.with_help(format!("did you mean {near}?")),
+            None => problem.with_help("`vmm link ls` lists the links"),
+        }
+    }
+
     /// There is no node called `name` in `lab`, whose nodes are `nodes`.
     pub fn no_such_node(name: &str, lab: &str, nodes: &[&str]) -> Self {
         let help = match nearest(name, nodes.iter().copied()) {

@@ -1,9 +1,11 @@
 //! What the API says, for both of its sides.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_protocol::{ExitStatus, WindowSize};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// A lab and all its nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,10 +123,30 @@ pub enum NodeState {
     Configured,
     /// All of it.
     Ready,
+    /// As it was, but its processors stand still until it is resumed.
+    Paused,
+    /// A person has stopped it.
+    Stopped,
     /// Its guest has ended, and that is how it stays.
     Ended,
     /// It could not be started or configured, or its monitor broke down.
     Failed,
+}
+
+/// What can be asked of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodeOrder {
+    /// Boot it, if it is down.
+    Start,
+    /// Take it down; its links stay.
+    Stop,
+    /// Take it down and boot it, or just boot it.
+    Restart,
+    /// Have its processors stand still.
+    Pause,
+    /// Have them go on.
+    Resume,
 }
 
 /// A NIC.
@@ -136,6 +158,71 @@ pub struct Interface {
     pub mac: String,
     /// `address/prefix`.
     pub addresses: Vec<String>,
+}
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// From its first end to its second.
+    pub forward: LinkDirection,
+    /// From its second end to its first.
+    pub backward: LinkDirection,
+}
+
+/// One direction of a link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkDirection {
+    /// Where it comes from: `node:interface`, of a switch or hub `node:port`, or the name of an external node.
+    pub from: String,
+    /// Where it leads.
+    pub to: String,
+    /// What it is set to now, apart from defaults, as the topology file has it.
+    pub attributes: Map<String, Value>,
+    /// What has happened on it so far.
+    pub counters: LinkCounters,
+}
+
+/// What is counted of one direction of a link. What went in and was duplicated has come out, was dropped, or is still
+/// inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkCounters {
+    /// Frames that entered.
+    pub in_frames: u64,
+    /// Their bytes, without overhead.
+    pub in_bytes: u64,
+    /// Frames that left at the other end.
+    pub out_frames: u64,
+    /// Their bytes.
+    pub out_bytes: u64,
+    /// Frames that did not, by reason.
+    pub drops: BTreeMap<String, u64>,
+    /// Copies made, as `duplicate` asks.
+    pub duplicated: u64,
+    /// Frames with a bit flipped, as `corrupt` asks.
+    pub corrupted: u64,
+    /// Frames marked as having met congestion (CE of RFC 3168).
+    pub marked: u64,
+    /// Frames waiting for the transmitter now.
+    pub queued: u64,
+    /// The most that have waited.
+    pub queued_max: u64,
+    /// How much later than ideal frames were delivered.
+    pub lateness: Lateness,
+}
+
+/// Quantiles of a lateness, in nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lateness {
+    /// Frames that were delivered.
+    pub count: u64,
+    /// Half of them were not later than this.
+    pub p50: u64,
+    /// 99 % of them were not later than this.
+    pub p99: u64,
+    /// The latest.
+    pub max: u64,
 }
 
 /// Milliseconds from the start of a node's process to each state.
@@ -234,6 +321,11 @@ pub enum Change {
     Node {
         /// The node as it is now.
         node: Box<Node>,
+    },
+    /// A link was set to something else by a person.
+    Link {
+        /// The link as it is now.
+        link: Box<Link>,
     },
     /// Something a person should know.
     Notice {

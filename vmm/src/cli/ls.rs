@@ -152,6 +152,8 @@ pub fn state(state: NodeState) -> &'static str {
         NodeState::Configuring => "configuring",
         NodeState::Configured => "configured",
         NodeState::Ready => "ready",
+        NodeState::Paused => "paused",
+        NodeState::Stopped => "stopped",
         NodeState::Ended => "ended",
         NodeState::Failed => "failed",
     }

@@ -4,6 +4,7 @@ mod check;
 mod exec;
 mod generate;
 mod launch;
+mod link;
 mod logs;
 mod ls;
 mod node;
@@ -63,14 +64,16 @@ enum Verb {
     Shell(exec::ShellArgs),
     /// Show what a node wrote to its serial port
     Logs(logs::LogsArgs),
+    /// Start, stop, restart, pause or resume nodes of a running lab
+    Node(node::NodeArgs),
+    /// Look at links, and change them while traffic runs
+    Link(link::LinkArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
-    /// Run one microVM in the foreground (what a lab does for each node)
-    Node(node::NodeArgs),
     /// Wait for the lab process to be gone, then remove what is left
     #[command(hide = true)]
     Janitor(janitor::JanitorArgs),
@@ -124,7 +127,8 @@ pub fn main() -> ExitCode {
         Verb::Stop(args) => (args.json.json, stop::run(&args)),
         Verb::Completions(args) => (false, generate::completions(&args)),
         Verb::Man(args) => (false, generate::man(&args)),
-        Verb::Node(args) => (false, node::run(&args)),
+        Verb::Node(args) => (args.json(), node::run(&args)),
+        Verb::Link(args) => (args.json(), link::run(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),
     };
     result.unwrap_or_else(|failure| {

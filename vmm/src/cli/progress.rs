@@ -66,6 +66,8 @@ pub async fn watch(
                     *known = *node;
                 }
             }
+            // Whoever changes a link sees it there.
+            Change::Link { .. } => {}
             Change::Notice { node, message } => screen.notice(node.as_deref(), &message),
             Change::Lost { count } => screen.notice(None, &format!("{count} events were lost")),
             Change::Lab { phase, failure } => {

@@ -1,15 +1,17 @@
 //! Engine `kvm`: `vmm node`, this same program, which runs the monitor.
 
+use std::io;
 use std::process::Stdio;
 
-use monitor::NodeConfig;
+use monitor::{NodeConfig, Order};
 use serde::Deserialize;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 
 use super::{Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::lab::children::LastWords;
+use crate::lab::links::Carriers;
 use crate::sanitize;
 
 /// The last line that `vmm node` prints.
@@ -20,7 +22,7 @@ struct Ended {
     detail: String,
 }
 
-pub fn spawn(config: &NodeConfig) -> Result<Guest, SpawnError> {
+pub fn spawn(config: &NodeConfig, mut carriers: Carriers) -> Result<Guest, SpawnError> {
     let program = std::env::current_exe().map_err(|error| SpawnError {
         program: "vmm".into(),
         error,
@@ -32,26 +34,55 @@ pub fn spawn(config: &NodeConfig) -> Result<Guest, SpawnError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let (mut child, pid) = start(command)?;
-    let (Some(mut stdin), Some(stdout), Some(stderr)) =
+    let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         unreachable!("all three were asked for");
     };
-    let config = serde_json::to_vec(config).map_err(|error| SpawnError {
-        program,
-        error: error.into(),
-    })?;
-    tokio::spawn(async move {
-        // A monitor that does not read ends, and says why.
-        let _ = stdin.write_all(&config).await;
-    });
+    let mut config = config.clone();
+    for (nic, up) in config
+        .nics
+        .iter_mut()
+        .zip(carriers.borrow_and_update().iter())
+    {
+        nic.carrier = *up;
+    }
     let last_words = LastWords::listen(stderr);
-    Ok(Guest::attend(
-        child,
-        pid,
-        tokio::spawn(story(stdout)),
-        last_words,
-    ))
+    // Its end is the end of the monitor: nothing else would end it.
+    let instruct = tokio::spawn(async move {
+        // A monitor that does not read ends, and says why.
+        let _ = instruct(stdin, &config, carriers).await;
+    });
+    let story = tokio::spawn(async move {
+        let end = story(stdout).await;
+        instruct.abort();
+        end
+    });
+    Ok(Guest::attend(child, pid, story, last_words))
+}
+
+/// Tells the monitor what to run, and from then on which NICs have a carrier.
+async fn instruct(
+    mut monitor: impl AsyncWrite + Unpin,
+    config: &NodeConfig,
+    mut carriers: Carriers,
+) -> io::Result<()> {
+    let mut known: Vec<_> = config.nics.iter().map(|nic| nic.carrier).collect();
+    let mut line = serde_json::to_vec(config)?;
+    line.push(b'\n');
+    monitor.write_all(&line).await?;
+    while carriers.changed().await.is_ok() {
+        let now = carriers.borrow_and_update().clone();
+        for (nic, (known, up)) in known.iter_mut().zip(now).enumerate() {
+            if *known != up {
+                *known = up;
+                let mut order = serde_json::to_vec(&Order::Carrier { nic, up })?;
+                order.push(b'\n');
+                monitor.write_all(&order).await?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads the monitor's events to their end.
@@ -69,7 +100,45 @@ async fn story(stdout: impl AsyncRead + Unpin) -> Option<End> {
 
 #[cfg(test)]
 mod tests {
+    use monitor::NicConfig;
+    use tokio::sync::watch;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_monitor_hears_of_each_change_of_a_carrier_once() {
+        let (lab, carriers) = watch::channel(vec![true, false]);
+        let nic = |carrier| NicConfig {
+            socket: "/nonexistent".into(),
+            mac: "02:00:00:00:00:01".into(),
+            mtu: 1500,
+            queue_size: 256,
+            carrier,
+        };
+        let config = NodeConfig {
+            name: "a".into(),
+            kernel: "/nonexistent".into(),
+            rootfs: "/nonexistent".into(),
+            memory: 64 << 20,
+            vcpus: 1,
+            nics: vec![nic(true), nic(false)],
+            agent_socket: "/nonexistent".into(),
+            serial_log: "/nonexistent".into(),
+            cmdline: None,
+        };
+        let (monitor, ours) = tokio::io::duplex(1 << 16);
+        let lines = tokio::spawn(async move { instruct(ours, &config, carriers).await });
+        let mut lines_in = BufReader::new(monitor).lines();
+        let read: NodeConfig =
+            serde_json::from_str(&lines_in.next_line().await.unwrap().unwrap()).unwrap();
+        assert_eq!((read.nics[0].carrier, read.nics[1].carrier), (true, false));
+        lab.send(vec![true, true]).unwrap();
+        let order = lines_in.next_line().await.unwrap().unwrap();
+        assert_eq!(order, r#"{"carrier":{"nic":1,"up":true}}"#);
+        drop(lab);
+        lines.await.unwrap().unwrap();
+        assert_eq!(lines_in.next_line().await.unwrap(), None);
+    }
 
     #[tokio::test]
     async fn the_end_is_read_from_the_events() {

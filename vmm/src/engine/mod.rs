@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::types::{End, EndReason, EngineName};
 use crate::lab::children::{self, LastWords};
+use crate::lab::links::Carriers;
 
 /// How long the words of a process that has ended may take to arrive.
 const STORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -74,11 +75,11 @@ impl Engine {
         }
     }
 
-    /// Starts a machine; has to be called on the main thread.
-    pub fn spawn(&self, config: &NodeConfig) -> Result<Guest, SpawnError> {
+    /// Starts a machine whose NICs have the `carriers`, now and whenever they change; has to be called on the main thread.
+    pub fn spawn(&self, config: &NodeConfig, carriers: Carriers) -> Result<Guest, SpawnError> {
         match self {
-            Self::Kvm => kvm::spawn(config),
-            Self::Qemu(qemu) => qemu.spawn(config),
+            Self::Kvm => kvm::spawn(config, carriers),
+            Self::Qemu(qemu) => qemu.spawn(config, carriers),
         }
     }
 }

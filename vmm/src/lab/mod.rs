@@ -4,7 +4,9 @@ pub mod agent;
 pub mod children;
 mod describe;
 pub mod janitor;
+pub mod links;
 mod node;
+pub mod orders;
 pub mod run_folder;
 pub mod state;
 mod switch;
@@ -27,6 +29,8 @@ use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
 use janitor::{Janitor, SharedJanitor};
+use links::Links;
+use orders::Orders;
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
 use switch::Switch;
@@ -59,6 +63,9 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Prepared {
     machines: Vec<node::Machine>,
+    /// By node; nothing of what lives in the switch.
+    orders: Vec<Option<Orders>>,
+    links: Arc<Links>,
     folder: RunFolder,
     file: PathBuf,
     switch_program: PathBuf,
@@ -94,11 +101,14 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let paths = root.lab(&plan.name);
     check_socket_paths(plan, &paths)?;
     let switch_program = switch::program()?;
-    let machines = machines(plan, &paths)?;
+    let links = Arc::new(Links::new(&plan.topology, paths.vswitch()));
+    let (machines, orders) = machines(plan, &paths, &links)?;
     let folder = root.create(&plan.name)?;
     match set_up(plan, &folder) {
         Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
+            orders,
+            links,
             file: plan.file.clone(),
             switch_program,
             listener,
@@ -156,14 +166,20 @@ impl Prepared {
             boot_timeout: self.boot_timeout,
             stop: watch::Sender::new(false),
         };
-        let server = api::serve(self.listener, self.state.clone(), self.folder.paths.clone());
-        let server = tokio::spawn(server);
+        let api = api::Api {
+            state: self.state.clone(),
+            paths: self.folder.paths.clone(),
+            links: self.links.clone(),
+            orders: self.orders.into(),
+        };
+        let server = tokio::spawn(api::serve(self.listener, api));
         // Whoever launches the lab is to see all of it, even a failure at once.
         let _ = tokio::time::timeout(AUDIENCE, self.state.subscribed()).await;
         let result = operate(
             &context,
             &mut signals,
             self.machines,
+            &self.links,
             &self.switch_program,
             &self.file,
             &self.folder.paths,
@@ -186,11 +202,14 @@ async fn operate(
     context: &Context,
     signals: &mut EndSignals,
     machines: Vec<node::Machine>,
+    links: &Arc<Links>,
     switch_program: &std::path::Path,
     file: &std::path::Path,
     paths: &LabPaths,
 ) -> Result<(), Failure> {
-    let (mut switch, ready) = match Switch::start(switch_program, file, paths) {
+    let links = links.clone();
+    let hear = move |news| links.hear(&news);
+    let (mut switch, ready) = match Switch::start(switch_program, file, paths, hear) {
         Ok(switch) => switch,
         Err(failure) => {
             context.state.ending(Some(failure.message.clone()));
@@ -314,12 +333,22 @@ fn each_machine(topology: &Topology) -> impl Iterator<Item = (&model::Node, &mod
     })
 }
 
-fn machines(plan: &Plan, paths: &LabPaths) -> Result<Vec<node::Machine>, Failure> {
+/// The machines, and for each node who gives it orders.
+fn machines(
+    plan: &Plan,
+    paths: &LabPaths,
+    links: &Links,
+) -> Result<(Vec<node::Machine>, Vec<Option<Orders>>), Failure> {
     let mut machines = Vec::new();
+    let mut orders = Vec::new();
     for (index, node) in plan.topology.nodes.iter().enumerate() {
-        let NodeKind::Machine(machine) = &node.kind else {
+        let (NodeKind::Machine(machine), Some(carriers)) = (&node.kind, links.carriers(index))
+        else {
+            orders.push(None);
             continue;
         };
+        let (sender, receiver) = Orders::new();
+        orders.push(Some(sender));
         machines.push(node::Machine {
             index,
             config: NodeConfig {
@@ -344,6 +373,7 @@ fn machines(plan: &Plan, paths: &LabPaths) -> Result<Vec<node::Machine>, Failure
                         mac: interface.mac.to_string(),
                         mtu: interface.mtu,
                         queue_size: interface.queue_size,
+                        carrier: true,
                     })
                     .collect(),
                 agent_socket: paths.agent(&node.name),
@@ -356,9 +386,11 @@ fn machines(plan: &Plan, paths: &LabPaths) -> Result<Vec<node::Machine>, Failure
                 .ready
                 .as_ref()
                 .map_or(Duration::ZERO, |ready| ready.timeout),
+            carriers,
+            orders: receiver,
         });
     }
-    Ok(machines)
+    Ok((machines, orders))
 }
 
 /// A node's own kernel or root, else the image's.

@@ -11,7 +11,10 @@ use topology::model::{EndAction, EndPolicy};
 
 use super::Context;
 use super::agent::{Agent, AgentError};
-use crate::api::types::{BootTimes, End, EndReason, NodeState};
+use super::links::Carriers;
+use super::orders::{self, Request};
+use super::state::State;
+use crate::api::types::{BootTimes, End, EndReason, NodeOrder, NodeState};
 use crate::engine::Guest;
 use crate::sanitize;
 
@@ -41,12 +44,18 @@ pub struct Machine {
     pub policy: EndPolicy,
     /// How long its readiness condition may take.
     pub ready_timeout: Duration,
+    /// Which of its NICs have a carrier.
+    pub carriers: Carriers,
+    /// What a person asks of it.
+    pub orders: mpsc::Receiver<Request>,
 }
 
 /// How a boot came to its end.
 enum Outcome {
     /// The lab ends.
-    Stopped,
+    LabEnds,
+    /// A person wants it down, or booted again.
+    Ordered(Request),
     /// The guest ended.
     Ended(End),
     /// The node is of no use: it does not answer, or not in the protocol.
@@ -59,7 +68,8 @@ enum AgentFailure {
     Unusable(String),
 }
 
-/// Runs the machine until the lab ends or the machine has ended for good. An error ends the lab.
+/// Runs the machine until the lab ends: boots it, boots it again as its topology or a person says, and leaves it down
+/// otherwise. An error ends the lab.
 pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
     let mut run = Run {
         stop: lab.stop.subscribe(),
@@ -73,60 +83,37 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         run.was_ready = false;
         let outcome = run.boot().await;
         run.lab.state.set_agent(run.machine.index, None);
-        let name = &run.machine.config.name;
-        let end = match outcome {
-            Outcome::Stopped => return Ok(()),
+        let rests = match outcome {
+            Outcome::LabEnds => return Ok(()),
+            Outcome::Ordered(request) => {
+                run.settle(NodeState::Stopped, None, None);
+                let stays = request.order == NodeOrder::Stop;
+                request.done();
+                stays
+            }
             Outcome::Failed(message) if run.was_configured() => {
                 run.settle(NodeState::Failed, Some(message), None);
-                return Ok(());
+                true
             }
             // The lab as described cannot be had.
             Outcome::Failed(message) => return Err(run.doom(message, None)),
-            Outcome::Ended(end) => end,
+            Outcome::Ended(end) => match run.ended(end, &mut attempts)? {
+                Some(end) => {
+                    run.again(Some(end));
+                    if !run.pause(pause(attempts, before.elapsed())).await {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                None => true,
+            },
         };
-        let action = match end.reason {
-            EndReason::PowerOff => run.machine.policy.power_off,
-            EndReason::Reboot => run.machine.policy.reboot,
-            EndReason::Panic => run.machine.policy.panic,
-            EndReason::TripleFault => run.machine.policy.triple_fault,
-            EndReason::Crash if run.was_configured() => {
-                run.settle(NodeState::Failed, Some(end.to_string()), Some(end));
-                return Ok(());
-            }
-            EndReason::Crash => return Err(run.doom(end.to_string(), Some(end))),
-        };
-        run.lab.state.notice(Some(name), format!("ended: {end}"));
-        match action {
-            EndAction::EndLab => {
-                let message =
-                    format!("ended ({end}), and its topology says that this ends the lab");
-                return Err(run.doom(message, Some(end)));
-            }
-            EndAction::End => {
-                run.settle(NodeState::Ended, None, Some(end));
-                return Ok(());
-            }
-            EndAction::Restart => {}
-        }
-        attempts = if run.was_ready { 0 } else { attempts + 1 };
-        if attempts >= BOOT_ATTEMPTS {
-            let message = format!(
-                "given up: {attempts} boots in a row ended before the node was ready; {end}"
-            );
-            run.settle(NodeState::Failed, Some(message), Some(end));
+        // What is down stays so until somebody wants it otherwise.
+        if rests && !run.rest().await {
             return Ok(());
         }
-        run.lab.state.update(run.machine.index, |node| {
-            node.state = NodeState::Waiting;
-            node.restarts += 1;
-            node.pid = None;
-            node.last_end = Some(end);
-        });
-        let pause = pause(attempts, before.elapsed());
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = run.stop.wait_for(|&stop| stop) => return Ok(()),
-        }
+        run.again(None);
+        attempts = 0;
     }
 }
 
@@ -153,6 +140,81 @@ impl Run {
         node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
     }
 
+    /// The guest has ended; returns how, if it is to boot again. An error ends the lab.
+    fn ended(&self, end: End, attempts: &mut u32) -> Result<Option<End>, String> {
+        let action = match end.reason {
+            EndReason::PowerOff => self.machine.policy.power_off,
+            EndReason::Reboot => self.machine.policy.reboot,
+            EndReason::Panic => self.machine.policy.panic,
+            EndReason::TripleFault => self.machine.policy.triple_fault,
+            EndReason::Crash if self.was_configured() => {
+                self.settle(NodeState::Failed, Some(end.to_string()), Some(end));
+                return Ok(None);
+            }
+            EndReason::Crash => return Err(self.doom(end.to_string(), Some(end))),
+        };
+        let name = &self.machine.config.name;
+        self.lab.state.notice(Some(name), format!("ended: {end}"));
+        match action {
+            EndAction::EndLab => {
+                let message =
+                    format!("ended ({end}), and its topology says that this ends the lab");
+                return Err(self.doom(message, Some(end)));
+            }
+            EndAction::End => {
+                self.settle(NodeState::Ended, None, Some(end));
+                return Ok(None);
+            }
+            EndAction::Restart => {}
+        }
+        *attempts = if self.was_ready { 0 } else { *attempts + 1 };
+        if *attempts >= BOOT_ATTEMPTS {
+            let message = format!(
+                "given up: {attempts} boots in a row ended before the node was ready; {end}"
+            );
+            self.settle(NodeState::Failed, Some(message), Some(end));
+            return Ok(None);
+        }
+        Ok(Some(end))
+    }
+
+    /// The machine is about to boot once more.
+    fn again(&self, end: Option<End>) {
+        self.lab.state.update(self.machine.index, |node| {
+            node.state = NodeState::Waiting;
+            node.restarts += 1;
+            node.pid = None;
+            node.last_end = end.or(node.last_end.take());
+        });
+    }
+
+    /// Waits until the machine is to boot; false if the lab ends.
+    async fn rest(&mut self) -> bool {
+        loop {
+            let request = tokio::select! {
+                _ = self.stop.wait_for(|&stop| stop) => return false,
+                Some(request) = self.machine.orders.recv() => request,
+            };
+            match request.order {
+                NodeOrder::Start | NodeOrder::Restart => {
+                    request.done();
+                    return true;
+                }
+                NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume => {
+                    request.refuse(state_of(&self.lab.state, self.machine.index));
+                }
+            }
+        }
+    }
+
+    /// Lets time pass before a boot; false if the lab ends. An order to boot ends it.
+    async fn pause(&mut self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => true,
+            boot = self.rest() => boot,
+        }
+    }
+
     fn settle(&self, state: NodeState, message: Option<String>, end: Option<End>) {
         self.lab.state.update(self.machine.index, |node| {
             node.state = state;
@@ -175,9 +237,10 @@ impl Run {
     async fn boot(&mut self) -> Outcome {
         let turn = tokio::select! {
             turn = self.lab.turns.clone().acquire_owned() => turn,
-            _ = self.stop.wait_for(|&stop| stop) => return Outcome::Stopped,
+            _ = self.stop.wait_for(|&stop| stop) => return Outcome::LabEnds,
         };
-        let mut guest = match self.lab.engine.spawn(&self.machine.config) {
+        let carriers = self.machine.carriers.clone();
+        let mut guest = match self.lab.engine.spawn(&self.machine.config, carriers) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
@@ -206,10 +269,30 @@ impl Run {
         turn: Option<OwnedSemaphorePermit>,
     ) -> Outcome {
         let mut stop = self.stop.clone();
-        let failure = tokio::select! {
-            end = &mut guest.ended => return ended(end.ok()),
-            _ = stop.wait_for(|&stop| stop) => return Outcome::Stopped,
-            failure = self.follow_agent(started, turn) => failure,
+        let (state, index) = (self.lab.state.clone(), self.machine.index);
+        // Taken out, as the work below holds the rest.
+        let mut orders = std::mem::replace(&mut self.machine.orders, mpsc::channel(1).1);
+        let outcome = {
+            let agent = self.follow_agent(started, turn);
+            tokio::pin!(agent);
+            let mut control = Control::new(guest.pid, state, index);
+            loop {
+                tokio::select! {
+                    end = &mut guest.ended => break Ok(ended(end.ok())),
+                    _ = stop.wait_for(|&stop| stop) => break Ok(Outcome::LabEnds),
+                    failure = &mut agent => break Err(failure),
+                    Some(request) = orders.recv() => {
+                        if let Some(request) = control.obey(request) {
+                            break Ok(Outcome::Ordered(request));
+                        }
+                    }
+                }
+            }
+        };
+        self.machine.orders = orders;
+        let failure = match outcome {
+            Ok(outcome) => return outcome,
+            Err(failure) => failure,
         };
         match failure {
             AgentFailure::Unusable(message) => Outcome::Failed(message),
@@ -328,6 +411,58 @@ impl Run {
             "it did not {phase} in time (time-out {timeout:?}, --boot-timeout changes it); {log}"
         ))
     }
+}
+
+/// Obeys orders while a guest runs.
+struct Control {
+    pid: u32,
+    state: State,
+    index: usize,
+    /// What the node was when it was paused.
+    before: NodeState,
+}
+
+impl Control {
+    fn new(pid: u32, state: State, index: usize) -> Self {
+        Self {
+            pid,
+            state,
+            index,
+            before: NodeState::Ready,
+        }
+    }
+
+    /// Gives the request back if it takes the guest's end.
+    fn obey(&mut self, request: Request) -> Option<Request> {
+        let state = state_of(&self.state, self.index);
+        match (request.order, state) {
+            (NodeOrder::Stop | NodeOrder::Restart, _) => return Some(request),
+            // Earlier, its time-outs would run on.
+            (NodeOrder::Pause, NodeState::Ready | NodeState::Failed) => {
+                self.before = state;
+                self.enter(NodeState::Paused);
+                request.done();
+            }
+            (NodeOrder::Resume, NodeState::Paused) => {
+                self.enter(self.before);
+                request.done();
+            }
+            (NodeOrder::Start | NodeOrder::Pause | NodeOrder::Resume, state) => {
+                request.refuse(state);
+            }
+        }
+        None
+    }
+
+    fn enter(&self, state: NodeState) {
+        orders::hold(self.pid, state == NodeState::Paused);
+        self.state.update(self.index, |node| node.state = state);
+    }
+}
+
+fn state_of(state: &State, index: usize) -> NodeState {
+    let node = state.node(index);
+    node.map_or(NodeState::Failed, |node| node.state)
 }
 
 fn ended(end: Option<End>) -> Outcome {

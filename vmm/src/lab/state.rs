@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::agent::Agent;
-use crate::api::types::{Change, Event, Lab, Node, NodeState, Phase};
+use crate::api::types::{Change, Event, Lab, Link, Node, NodeState, Phase};
 
 /// Records a slow reader of events may lag behind before it loses some.
 const EVENT_BACKLOG: usize = 4096;
@@ -108,13 +108,24 @@ impl State {
         let settled = |node: &Node| {
             matches!(
                 node.state,
-                NodeState::Ready | NodeState::Failed | NodeState::Ended
+                NodeState::Ready
+                    | NodeState::Failed
+                    | NodeState::Paused
+                    | NodeState::Stopped
+                    | NodeState::Ended
             )
         };
         if inner.lab.phase == Phase::Starting && inner.lab.nodes.iter().all(settled) {
             inner.lab.ready_ms = Some(self.elapsed_ms());
             self.enter(&mut inner, Phase::Running, None);
         }
+    }
+
+    /// A person has set a link to something else.
+    pub fn link_changed(&self, link: Link) {
+        self.send(Change::Link {
+            link: Box::new(link),
+        });
     }
 
     /// Tells people something.

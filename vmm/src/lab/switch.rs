@@ -5,8 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::children::{self, LastWords};
@@ -50,11 +52,13 @@ pub fn program() -> Result<PathBuf, Failure> {
 }
 
 impl Switch {
-    /// Starts the switch for the links of `topology`; has to be called on the main thread.
+    /// Starts the switch for the links of `topology`; has to be called on the main thread. What it has to tell while it runs is
+    /// for `hear`.
     pub fn start(
         program: &Path,
         topology: &Path,
         paths: &LabPaths,
+        hear: impl Fn(News) + Send + 'static,
     ) -> Result<(Self, Ready), Failure> {
         let cannot = |error: std::io::Error| {
             Failure::new(
@@ -83,7 +87,9 @@ impl Switch {
             child,
             last_words: LastWords::listen(stderr),
         };
-        Ok((switch, Ready(tokio::spawn(ready(stdout)))))
+        let (sender, ready) = oneshot::channel();
+        tokio::spawn(listen(stdout, sender, hear));
+        Ok((switch, Ready(ready)))
     }
 
     /// Waits until the switch has ended by itself; says how.
@@ -114,13 +120,13 @@ impl Switch {
 
 /// Tells when the switch listens on all its ports.
 #[derive(Debug)]
-pub struct Ready(JoinHandle<bool>);
+pub struct Ready(oneshot::Receiver<()>);
 
 impl Ready {
     /// Waits for it.
     pub async fn wait(self) -> Result<(), Failure> {
         match tokio::time::timeout(READY_PATIENCE, self.0).await {
-            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             // It has closed its output: how it ended says more.
             Ok(_) => std::future::pending().await,
             Err(_) => Err(Failure::new(
@@ -134,15 +140,75 @@ impl Ready {
     }
 }
 
-async fn ready(stdout: impl AsyncRead + Unpin + Send + 'static) -> bool {
+/// What the switch prints, a JSON object a line.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event {
+    /// It listens on all its ports.
+    Ready,
+    #[serde(untagged)]
+    News(News),
+}
+
+/// Something that has happened in the switch.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum News {
+    /// The carrier of one direction of a link has come or gone.
+    Carrier {
+        /// The link's name.
+        link: String,
+        /// 0 is from its first end to its second.
+        direction: usize,
+        /// Whether there is a carrier now.
+        up: bool,
+    },
+}
+
+/// Takes all the switch prints, or it would wait.
+async fn listen(stdout: impl AsyncRead + Unpin, ready: oneshot::Sender<()>, hear: impl Fn(News)) {
     let mut lines = BufReader::new(stdout).lines();
+    let mut ready = Some(ready);
     while let Ok(Some(line)) = lines.next_line().await {
-        let event: Option<serde_json::Value> = serde_json::from_str(&line).ok();
-        if event.is_some_and(|event| event["event"] == "ready") {
-            // Whatever it says later has to be taken, or it would wait.
-            tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-            return true;
+        match serde_json::from_str(&line) {
+            Ok(Event::Ready) => {
+                // A lab that no longer waits is ending.
+                let _ = ready.take().map(|ready| ready.send(()));
+            }
+            Ok(Event::News(news)) => hear(news),
+            // Of a newer switch.
+            Err(_) => {}
         }
     }
-    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_the_switch_tells_is_heard() {
+        let said = r#"{"event":"ready"}
+{"event":"something-newer","n":1}
+{"event":"carrier","link":"a:eth0--b:eth0","direction":1,"up":false}
+"#;
+        let (sender, ready) = oneshot::channel();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let notes = heard.clone();
+        listen(said.as_bytes(), sender, move |news| {
+            notes.lock().unwrap().push(news);
+        })
+        .await;
+        ready.await.unwrap();
+        assert_eq!(
+            *heard.lock().unwrap(),
+            [News::Carrier {
+                link: "a:eth0--b:eth0".to_owned(),
+                direction: 1,
+                up: false
+            }]
+        );
+    }
 }

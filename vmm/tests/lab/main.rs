@@ -6,3 +6,4 @@ mod faults;
 mod harness;
 mod kills;
 mod launch;
+mod operate;

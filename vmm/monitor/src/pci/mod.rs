@@ -50,6 +50,14 @@ impl Bus {
         })
     }
 
+    /// The configuration of the `index`-th device is another: tells its driver.
+    pub fn config_changed(&self, index: usize) {
+        if let Some(device) = self.devices.get(index) {
+            let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            device.config_changed();
+        }
+    }
+
     fn target(&self, address: u64) -> Option<Target<'_>> {
         let device = |index: usize| {
             let device = self.devices.get(index)?;

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
@@ -43,12 +45,37 @@ const OF_THE_SWITCH: u64 = VERSION_1
 /// Features that this process serves, from the configuration structure.
 const OURS: u64 = 1 << VIRTIO_NET_F_MAC | 1 << VIRTIO_NET_F_MTU | 1 << VIRTIO_NET_F_STATUS;
 
+/// Whether a NIC has a carrier; clones share it. Who changes it has to tell the transport.
+#[derive(Debug, Clone)]
+pub struct Carrier(Arc<AtomicBool>);
+
+impl Carrier {
+    /// Of a NIC that is about to be made.
+    pub fn new(up: bool) -> Self {
+        Self(Arc::new(AtomicBool::new(up)))
+    }
+
+    /// Changes it; false if that is what it was.
+    pub fn set(&self, up: bool) -> bool {
+        self.0.swap(up, Ordering::AcqRel) != up
+    }
+
+    fn status(&self) -> u16 {
+        if self.0.load(Ordering::Acquire) {
+            VIRTIO_NET_S_LINK_UP as u16
+        } else {
+            0
+        }
+    }
+}
+
 /// A NIC whose rings are served by the switch.
 #[derive(Debug)]
 pub struct Net {
     mac: [u8; 6],
     mtu: u16,
     queue_size: u16,
+    carrier: Carrier,
     /// What the switch offers.
     offered: u64,
     kicks: Vec<EventFd>,
@@ -60,6 +87,7 @@ impl Net {
     pub fn new(
         index: usize,
         nic: &NicConfig,
+        carrier: Carrier,
         client: Client,
         offered: u64,
     ) -> Result<(Self, Vec<EventFd>), Error> {
@@ -75,6 +103,7 @@ impl Net {
             mac,
             mtu: nic.mtu,
             queue_size: nic.queue_size,
+            carrier,
             offered: offered & OF_THE_SWITCH,
             kicks: ours,
             client,
@@ -121,7 +150,7 @@ impl VirtioDevice for Net {
     fn config(&self) -> Vec<u8> {
         // struct virtio_net_config: mac, status, max_virtqueue_pairs, mtu.
         let mut config = self.mac.to_vec();
-        config.extend((VIRTIO_NET_S_LINK_UP as u16).to_le_bytes());
+        config.extend(self.carrier.status().to_le_bytes());
         config.extend(1u16.to_le_bytes());
         config.extend(self.mtu.to_le_bytes());
         config

@@ -59,6 +59,8 @@ pub struct VirtioPci {
     driver_feature_select: u32,
     driver_features: u64,
     config_vector: u16,
+    /// Counts changes of the device configuration (§4.1.4.3.1).
+    config_generation: u8,
     status: u8,
     /// A reset waits for the device to let go of its queues.
     resetting: bool,
@@ -153,6 +155,7 @@ impl VirtioPci {
             driver_feature_select: 0,
             driver_features: 0,
             config_vector: NO_VECTOR,
+            config_generation: 0,
             status: 0,
             resetting: false,
             queue_select: 0,
@@ -234,6 +237,7 @@ impl VirtioPci {
             0x10 => u64::from(self.config_vector),
             0x12 => self.queues.len() as u64,
             0x14 => u64::from(self.status()),
+            0x15 => u64::from(self.config_generation),
             // A queue is notified by its own number.
             0x16 | 0x1e => u64::from(self.queue_select),
             0x18 => of_queue(&|q| u64::from(q.size())),
@@ -245,7 +249,6 @@ impl VirtioPci {
             0x2c => of_queue(&|q| q.avail_ring() >> 32),
             0x30 => of_queue(&|q| q.used_ring() & 0xffff_ffff),
             0x34 => of_queue(&|q| q.used_ring() >> 32),
-            // 0x15, the configuration generation: the configuration of a device here does not change.
             _ => 0,
         };
         for (byte, part) in data.iter_mut().zip(value.to_le_bytes()) {
@@ -348,9 +351,22 @@ impl VirtioPci {
         if starts && let Err(reason) = self.activate() {
             warn(format_args!("virtio device {}: {reason}", self.device.id()));
             self.status |= STATUS_NEEDS_RESET;
-            if let Some(vector) = self.msix.vector(self.config_vector) {
-                let _ = vector.event().write(1);
-            }
+            self.interrupt_config();
+        }
+    }
+
+    /// The device's configuration is another: tells the driver (§4.1.5.3).
+    pub fn config_changed(&mut self) {
+        self.config_generation = self.config_generation.wrapping_add(1);
+        if self.status() & STATUS_DRIVER_OK != 0 {
+            self.interrupt_config();
+        }
+    }
+
+    fn interrupt_config(&self) {
+        if let Some(vector) = self.msix.vector(self.config_vector) {
+            // A full counter means that an interrupt is pending anyway.
+            let _ = vector.event().write(1);
         }
     }
 

@@ -139,18 +139,25 @@ impl Args {
         );
         self.pair(
             "-netdev",
-            &format!("vhost-user,id=net{index},chardev=port{index}"),
+            &format!("vhost-user,id={},chardev=port{index}", netdev(index)),
         );
         self.pair(
             "-device",
             // vectors=0: with MSI-X, QEMU 7.2 under TCG crashes when a vhost-user queue starts.
             &format!(
-                "virtio-net-pci,netdev=net{index},mac={},addr={address}{multifunction},vectors=0,romfile=,\
+                "virtio-net-pci,netdev={},mac={},addr={address}{multifunction},vectors=0,romfile=,\
                  disable-legacy=on,host_mtu={},rx_queue_size={queue},tx_queue_size={queue}",
-                nic.mac, nic.mtu
+                netdev(index),
+                nic.mac,
+                nic.mtu
             ),
         );
     }
+}
+
+/// QEMU's name of the back-end of a node's `index`-th NIC.
+pub fn netdev(index: usize) -> String {
+    format!("net{index}")
 }
 
 fn path(path: &Path) -> String {
@@ -180,6 +187,7 @@ mod tests {
                     mac: format!("02:00:00:00:00:{n:02x}"),
                     mtu: 1500,
                     queue_size: 1024,
+                    carrier: true,
                 })
                 .collect(),
             agent_socket: "/run/lab/nodes/r1/agent.sock".into(),

@@ -16,6 +16,7 @@ use super::{Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
+use crate::lab::links::Carriers;
 use qmp::Shutdown;
 
 pub use command_line::queue_size;
@@ -48,7 +49,11 @@ impl Qemu {
             })
     }
 
-    pub(super) fn spawn(&self, config: &NodeConfig) -> Result<Guest, SpawnError> {
+    pub(super) fn spawn(
+        &self,
+        config: &NodeConfig,
+        carriers: Carriers,
+    ) -> Result<Guest, SpawnError> {
         let qmp_socket = config.agent_socket.with_file_name("qmp.sock");
         // Those of the process before this one would be connected to in vain.
         for stale in [&qmp_socket, &config.agent_socket] {
@@ -68,7 +73,7 @@ impl Qemu {
         let words = last_words.0.clone();
         let serial_log = config.serial_log.clone();
         let story = tokio::spawn(async move {
-            let shutdown = tokio::spawn(async move { qmp::watch(&qmp_socket).await });
+            let shutdown = tokio::spawn(async move { qmp::watch(&qmp_socket, carriers).await });
             // Standard output is the serial port; QEMU closes it when it ends.
             let panic = serial::record(stdout, &serial_log).await;
             // What QEMU has said is here by now; a QEMU that never listened says nothing.

@@ -4,8 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+
+use super::command_line;
+use crate::lab::links::Carriers;
 
 /// Between two attempts to connect to a QEMU that is starting.
 const RETRY: Duration = Duration::from_millis(20);
@@ -34,25 +38,55 @@ struct Data {
     reason: String,
 }
 
-/// Connects to a QEMU that is starting, and listens until it ends: what did the guest do?
-pub async fn watch(socket: &Path) -> Option<Shutdown> {
+/// Connects to a QEMU that is starting, keeps the carriers of its NICs as they are to be, and listens until it ends: what did
+/// the guest do?
+pub async fn watch(socket: &Path, mut carriers: Carriers) -> Option<Shutdown> {
     let stream = loop {
         match UnixStream::connect(socket).await {
             Ok(stream) => break stream,
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     };
-    let mut stream = BufReader::new(stream);
+    let (reader, mut writer) = stream.into_split();
     // Events come once the capabilities have been negotiated. If writing fails, so does reading.
-    let _ = stream
+    let _ = writer
         .write_all(b"{\"execute\":\"qmp_capabilities\"}\n")
         .await;
-    let mut lines = stream.lines();
+    let mut lines = BufReader::new(reader).lines();
     let mut shutdown = None;
-    while let Ok(Some(line)) = lines.next_line().await {
-        shutdown = parse(&line).or(shutdown);
+    // QEMU's NICs start with a carrier.
+    let mut known: Vec<bool> = carriers.borrow().iter().map(|_| true).collect();
+    carriers.mark_changed();
+    loop {
+        tokio::select! {
+            line = lines.next_line() => match line {
+                Ok(Some(line)) => shutdown = parse(&line).or(shutdown),
+                _ => return shutdown,
+            },
+            Ok(()) = carriers.changed() => {
+                let now = carriers.borrow_and_update().clone();
+                for command in set_links(&mut known, &now) {
+                    let _ = writer.write_all(command.as_bytes()).await;
+                }
+            }
+        }
     }
-    shutdown
+}
+
+/// The commands that make the carriers `now` of those that are `known`.
+fn set_links(known: &mut [bool], now: &[bool]) -> Vec<String> {
+    let nics = known.iter_mut().zip(now).enumerate();
+    nics.filter(|(_, (known, up))| *known != *up)
+        .map(|(nic, (known, up))| {
+            *known = *up;
+            let name = command_line::netdev(nic);
+            let arguments = json!({"name": name, "up": up});
+            format!(
+                "{}\n",
+                json!({"execute": "set_link", "arguments": arguments})
+            )
+        })
+        .collect()
 }
 
 fn parse(line: &str) -> Option<Shutdown> {
@@ -68,6 +102,17 @@ fn parse(line: &str) -> Option<Shutdown> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn carriers_are_set_once() {
+        let mut known = [true, true, true];
+        let commands = set_links(&mut known, &[true, false, true]);
+        assert_eq!(
+            commands,
+            ["{\"execute\":\"set_link\",\"arguments\":{\"name\":\"net1\",\"up\":false}}\n"]
+        );
+        assert!(set_links(&mut known, &[true, false, true]).is_empty());
+    }
 
     #[test]
     fn only_what_the_guest_did_counts() {

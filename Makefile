@@ -17,9 +17,13 @@ TO := 10.0.4.2
 HOPS := 10.0.3.1 10.0.2.1 10.0.1.1 10.0.4.2
 ENGINE := auto
 
+# fuzz: how long each target runs.
+FUZZ_SECONDS := 60
+FUZZ_TARGETS := ring chain messages topology_file
+
 .PHONY: help
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: launch
 launch: build image ## Launch the network of the IMUNES paper and show a traceroute through it; CHECK=1 ends after that
@@ -64,15 +68,37 @@ image: ## Build the guest image (kernel and root file system), if the cache has 
 .PHONY: test
 test: lint image ## Check and test everything, with real guests under QEMU and under KVM in a nested host
 	@.ci/setup test
-	cargo build --workspace --bins --locked
 	log=$$(mktemp)
 	trap 'rm -f "$$log"' EXIT
 	status=0
+	# One build for all: the programs that the end-to-end tests run are built for the tests of their own crates.
+	cargo nextest run --workspace --locked --no-fail-fast 2>&1 | tee "$$log" || status=$$?
 	# What cannot run here, and why: nextest only counts it.
 	cargo test --quiet --workspace --locked --test e2e -- --list --ignored >/dev/null
-	cargo nextest run --workspace --locked --no-fail-fast 2>&1 | tee "$$log" || status=$$?
 	.ci/summary <"$$log" || status=1
 	exit $$status
+
+.PHONY: fuzz
+fuzz: ## Fuzz what hostile guests, front-ends and files can reach, each target for FUZZ_SECONDS (60)
+	@.ci/setup fuzz
+	# A stable compiler, with the sanitizers it ships.
+	export RUSTC_BOOTSTRAP=1 CARGO_PROFILE_RELEASE_LTO=off
+	cargo fuzz build --features libfuzzer
+	for name in $(FUZZ_TARGETS); do
+	    echo "==> $$name for $(FUZZ_SECONDS) s"
+	    found=$(target)/fuzz/$$name
+	    mkdir -p "$$found"
+	    log=$$(mktemp)
+	    cargo fuzz run --features libfuzzer "$$name" "$$found" "fuzz/corpus/$$name" -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=2048 >"$$log" 2>&1 || {
+	        tail -n 60 "$$log"
+	        rm "$$log"
+	        echo "make fuzz: $$name failed; the input is in fuzz/artifacts/$$name" >&2
+	        exit 1
+	    }
+	    grep -a '^Done' "$$log"
+	    rm "$$log"
+	done
 
 .PHONY: lint
 lint: ## Check formatting, lints, licences and advisories
@@ -85,6 +111,12 @@ lint: ## Check formatting, lints, licences and advisories
 	else
 	    echo "SKIP advisories: the RustSec database cannot be reached from here"
 	fi
+
+.PHONY: bench-switch
+bench-switch: ## Measure the switch beside Open vSwitch, DPDK and a plain back-end; ARGS=--help tells more
+	@.ci/setup bench
+	cargo build --release --locked -p vswitch -p oracle -p bench
+	$(target)/release/bench-switch --vswitch $(target)/release/vswitch --oracle $(target)/release/oracle --json $(target)/bench-switch.json $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was built here; the image cache stays

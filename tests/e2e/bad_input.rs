@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 use tests::World;
 use tests::process;
+use tests::world::{cache_dir, workspace};
 
 const EXIT_TOPOLOGY: i32 = 3;
 const EXIT_NOT_FOUND: i32 = 4;
@@ -171,5 +172,35 @@ pub fn no_kvm(world: &World) -> Result<()> {
     process::run(command, b"", Duration::from_secs(30))?
         .expect_code(EXIT_HOST)?
         .expect_words(&["/dev/kvm", "--engine qemu"])?;
+    Ok(())
+}
+
+/// The image is built on a disk that is too small: named with what is needed and what to do, before any work.
+pub fn cache_disk_full(world: &World) -> Result<()> {
+    let cache = world.path("small");
+    std::fs::create_dir(&cache)?;
+    // Mounted for these commands only, and gone with the last of them.
+    let script = r#"
+        mount -t tmpfs -o size=16m tmpfs "$HOPYARD_CACHE"
+        # What apt offers has been looked up already, and may be out of reach by now.
+        [ ! -f "$2" ] || cp "$2" "$HOPYARD_CACHE/pins"
+        status=0
+        "$1" || status=$?
+        echo "left: $(find "$HOPYARD_CACHE" -type f -size +0 ! -path "$HOPYARD_CACHE/pins*" | wc -l)" >&2
+        exit $status"#;
+    let mut command = Command::new("unshare");
+    // A user namespace lets everybody mount; root needs none.
+    if !rustix::process::geteuid().is_root() {
+        command.arg("--map-root-user");
+    }
+    command
+        .args(["--mount", "bash", "-ec", script, "bash"])
+        .arg(workspace().join("guest-image/build"))
+        .arg(cache_dir().join("pins"))
+        .env("HOPYARD_CACHE", &cache);
+    process::start(command, b"")?
+        .wait(Duration::from_mins(5))?
+        .expect_code(1)?
+        .expect_words(&["MiB free", "HOPYARD_CACHE", "left: 0"])?;
     Ok(())
 }

@@ -1,10 +1,8 @@
 //! One copy: on an unshaped link the switch copies exactly the bytes it delivers.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use tests::{Lab, World, process};
+use tests::World;
 
 /// Bytes copied equal bytes delivered, whatever was sent.
 pub fn one_per_frame(world: &World) -> Result<()> {
@@ -40,7 +38,7 @@ pub fn one_per_frame(world: &World) -> Result<()> {
             "for i in /sys/class/net/e*; do ip link set $(basename $i) down; done",
         )?;
     }
-    let stats = switch_stats(world, &lab)?;
+    let stats = lab.switch_stats()?;
     let (copied, delivered) = (total(&stats, "bytes_copied")?, total(&stats, "out_bytes")?);
     ensure!(delivered > 40_000_000, "the transfers are counted: {stats}");
     ensure!(
@@ -50,18 +48,8 @@ pub fn one_per_frame(world: &World) -> Result<()> {
     lab.stop()
 }
 
-/// `vswitch stats --json` of a running lab.
-fn switch_stats(world: &World, lab: &Lab<'_>) -> Result<Value> {
-    let mut command = world.program("vswitch")?;
-    command
-        .args(["stats", "--json", "--control"])
-        .arg(world.run_folder().join(lab.name()).join("vswitch.sock"));
-    let output = process::run(command, b"", Duration::from_secs(20))?.success()?;
-    Ok(serde_json::from_str(&output.stdout)?)
-}
-
 /// The sum of every counter of that name, wherever it stands.
-fn total(stats: &Value, counter: &str) -> Result<u64> {
+pub fn total(stats: &Value, counter: &str) -> Result<u64> {
     fn sum(value: &Value, counter: &str, found: &mut Vec<u64>) {
         match value {
             Value::Object(fields) => {

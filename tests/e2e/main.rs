@@ -9,6 +9,10 @@ mod ends;
 mod faults;
 mod launch;
 mod measure;
+mod offloads;
+mod operate;
+mod outside;
+mod queues;
 mod shell;
 
 use std::process::ExitCode;
@@ -24,6 +28,8 @@ const PROGRAMS: &[(&str, Run)] = &[
     ("bad_input::image_missing", bad_input::image_missing),
     ("bad_input::no_such_lab", bad_input::no_such_lab),
     ("bad_input::no_kvm", bad_input::no_kvm),
+    ("outside::tap", outside::tap),
+    ("bad_input::cache_disk_full", bad_input::cache_disk_full),
 ];
 
 const LABS: &[(&str, Run)] = &[
@@ -43,6 +49,19 @@ const LABS: &[(&str, Run)] = &[
     ("faults::never_answers", faults::never_answers),
     ("faults::too_much_memory", faults::too_much_memory),
     ("copies::one_per_frame", copies::one_per_frame),
+    ("operate::links_live", operate::links_live),
+    ("operate::nodes_live", operate::nodes_live),
+    ("offloads::on_and_off", offloads::on_and_off),
+];
+
+/// An emulated processor inside an emulated processor is too slow for the rates these need.
+const QEMU_ONLY: &[(&str, Run)] = &[
+    ("queues::in_the_link", queues::in_the_link),
+    ("queues::in_the_guest", queues::in_the_guest),
+    (
+        "queues::iperf_through_a_shaped_link",
+        queues::iperf_through_a_shaped_link,
+    ),
 ];
 
 const KVM_ONLY: &[(&str, Run)] = &[
@@ -65,7 +84,7 @@ fn main() -> ExitCode {
             run,
         }
     };
-    let qemu = LABS.iter().map(with(Engine::Qemu));
+    let qemu = LABS.iter().chain(QEMU_ONLY).map(with(Engine::Qemu));
     let kvm = LABS.iter().chain(KVM_ONLY).map(with(Engine::Kvm));
     tests::case::main(programs.chain(qemu).chain(kvm).collect())
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::process::{Output, Running, eventually};
+use crate::process::{self, Output, Running, eventually};
 use crate::traces::{Process, descendants};
 use crate::world::World;
 
@@ -129,6 +129,19 @@ impl<'w> Lab<'w> {
             }
         }
         Ok(())
+    }
+
+    /// What `vswitch stats --json` says about its links.
+    pub fn switch_stats(&self) -> Result<Value> {
+        let mut command = self.world.program("vswitch")?;
+        command.args(["stats", "--json", "--control"]).arg(
+            self.world
+                .run_folder()
+                .join(&self.name)
+                .join("vswitch.sock"),
+        );
+        let output = process::run(command, b"", Duration::from_secs(20))?.success()?;
+        Ok(serde_json::from_str(&output.stdout)?)
     }
 
     /// Ends it.

@@ -276,7 +276,8 @@ pub fn image_dir() -> PathBuf {
     std::env::var_os("HOPYARD_IMAGE").map_or_else(|| cache_dir().join("current"), Into::into)
 }
 
-fn cache_dir() -> PathBuf {
+/// The cache of guest images: `$HOPYARD_CACHE`, else where programs of the user keep such things.
+pub fn cache_dir() -> PathBuf {
     let variable = |name| {
         std::env::var_os(name)
             .filter(|value| !value.is_empty())

@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use crate::tsc;
 use crate::world::{World, bin_dir, image_dir, workspace};
 
 /// Set inside the nested KVM host.
@@ -126,7 +127,13 @@ fn run_nested(module: &str) -> Result<()> {
     // From the top: a checkout below /tmp is seen in there only if it is the working folder.
     let status = Command::new(workspace().join("tests/nested/run"))
         .current_dir(workspace())
-        .args(["--timeout", "590", "--"])
+        .args([
+            "--timeout",
+            "590",
+            "--tsc-khz",
+            &tsc::khz().to_string(),
+            "--",
+        ])
         .arg(std::env::current_exe()?)
         .args([&format!("{module}::"), "--test-threads=1", "--nocapture"])
         .env(NESTED, "1")

@@ -6,6 +6,7 @@ pub mod case;
 pub mod lab;
 pub mod process;
 pub mod traces;
+mod tsc;
 pub mod world;
 
 pub use case::{Case, Engine, Needs};

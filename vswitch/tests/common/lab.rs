@@ -56,6 +56,9 @@ impl Lab {
             frr: None,
             ready: None,
             on: EndPolicy::default(),
+            after: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            save: Vec::new(),
         };
         self.node(name, NodeKind::Machine(Box::new(machine)))
     }
@@ -133,6 +136,7 @@ impl Lab {
             timing: self.timing,
             nodes: self.nodes,
             links: self.links,
+            checks: Vec::new(),
         }
     }
 

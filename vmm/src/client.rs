@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 
-use crate::api::types::{Event, Lab, Link, Node, NodeOrder, Problem};
+use crate::api::types::{CaptureRequest, Event, Lab, Link, Node, NodeOrder, Problem};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 
@@ -141,11 +141,30 @@ impl Client {
     }
 
     /// The serial log of a node.
-    pub async fn log(&self, node: &str, follow: bool) -> Result<LogStream, Failure> {
+    pub async fn log(&self, node: &str, follow: bool) -> Result<ByteStream, Failure> {
         let path = format!("/v1/nodes/{}/log?follow={follow}", segment(node));
-        Ok(LogStream(
+        Ok(ByteStream(
             self.request(Method::GET, &path).await?.into_body(),
         ))
+    }
+
+    /// Starts a capture: where to end it, and what it captures.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<(String, ByteStream), Failure> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
+        let answer = self
+            .request_with(Method::POST, "/v1/captures", body.into())
+            .await?;
+        let place = answer.headers().get(header::LOCATION);
+        let place = place.and_then(|place| place.to_str().ok());
+        Ok((
+            place.unwrap_or_default().to_owned(),
+            ByteStream(answer.into_body()),
+        ))
+    }
+
+    /// Has the capture at `place` completed and ended.
+    pub async fn end_capture(&self, place: &str) -> Result<(), Failure> {
+        self.request(Method::DELETE, place).await.map(drop)
     }
 
     /// Opens the socket for a command in a node.
@@ -285,11 +304,11 @@ async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     }
 }
 
-/// The bytes of a log, as they come.
+/// Bytes of a log or a capture, as they come.
 #[derive(Debug)]
-pub struct LogStream(Incoming);
+pub struct ByteStream(Incoming);
 
-impl LogStream {
+impl ByteStream {
     /// The next bytes, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         next_chunk(&mut self.0)

@@ -8,6 +8,7 @@ mod failure;
 mod image;
 mod lab;
 mod sanitize;
+mod session;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! The API of a running lab: HTTP + JSON on its control socket.
 
+mod captures;
 mod events;
 mod exec;
 mod links;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State as Shared};
 use axum::http::{StatusCode, Uri};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
@@ -19,6 +20,7 @@ use crate::lab::links::Links;
 use crate::lab::orders::{Orders, Refusal};
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
+pub use captures::Captures;
 use types::{Kind, Lab, Node, NodeOrder, Phase, Problem};
 
 /// What every request may need.
@@ -30,6 +32,8 @@ pub struct Api {
     pub paths: LabPaths,
     /// Its links.
     pub links: Arc<Links>,
+    /// The captures that run.
+    pub captures: Captures,
     /// Who gives orders to each node; nobody to what lives in the switch.
     pub orders: Arc<[Option<Orders>]>,
 }
@@ -48,6 +52,8 @@ pub async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/links", get(links::list))
         .route("/v1/links/{link}", get(links::find).patch(links::set))
         .route("/v1/links/{link}/reset", post(links::reset))
+        .route("/v1/captures", post(captures::start))
+        .route("/v1/captures/{capture}", delete(captures::end))
         .route("/v1/events", get(events::events))
         .fallback(unknown)
         .with_state(api);

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_protocol::{ExitStatus, WindowSize};
+use capture_filter::Instruction;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -70,6 +72,9 @@ pub struct Node {
     pub kind: Kind,
     /// How far it is.
     pub state: NodeState,
+    /// What its topology says for choosing nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Its NICs.
     pub interfaces: Vec<Interface>,
     /// Of an external node: what it leads to, as in `tap hop0`.
@@ -223,6 +228,36 @@ pub struct Lateness {
     pub p99: u64,
     /// The latest.
     pub max: u64,
+}
+
+/// What is to be captured (docs/capture.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureRequest {
+    /// Names of links; none means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Where on their way; none means after delivery.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<CapturePoint>,
+    /// Which frames: a program of classic BPF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<Vec<Instruction>>,
+    /// The most bytes kept of each frame, 1 to 262144; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
+}
+
+/// Where a frame can be captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapturePoint {
+    /// Entering the link, before its queue
+    Before,
+    /// Delivered at the other end
+    After,
+    /// Dropped, with the reason as the packet's comment
+    Drops,
 }
 
 /// Milliseconds from the start of a node's process to each state.

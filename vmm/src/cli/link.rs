@@ -178,13 +178,15 @@ async fn change(target: &Target, set: Map<String, Value>) -> Result<(), Failure>
 
 /// A link that a person has named.
 #[derive(Debug)]
-struct Chosen<'a> {
-    link: &'a Link,
+pub struct Chosen<'a> {
+    /// The link.
+    pub link: &'a Link,
     /// Whether it was named by its first end; nothing if by neither.
     is_first: Option<bool>,
 }
 
-fn choose<'a>(links: &'a [Link], name: &str) -> Result<Chosen<'a>, Failure> {
+/// The link that a person calls `name`: its name, one of its ends, or a node that has only one.
+pub fn choose<'a>(links: &'a [Link], name: &str) -> Result<Chosen<'a>, Failure> {
     if let Some(link) = links.iter().find(|link| link.name == name) {
         return Ok(Chosen {
             link,

@@ -1,5 +1,6 @@
 //! The command line: one module per verb.
 
+mod capture;
 mod check;
 mod exec;
 mod generate;
@@ -68,6 +69,8 @@ enum Verb {
     Node(node::NodeArgs),
     /// Look at links, and change them while traffic runs
     Link(link::LinkArgs),
+    /// Capture frames of links, for Wireshark or a file
+    Capture(capture::CaptureArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
@@ -129,6 +132,7 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => (false, generate::man(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
+        Verb::Capture(args) => (args.json.json, capture::run(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),
     };
     result.unwrap_or_else(|failure| {

@@ -290,6 +290,7 @@ mod tests {
             name: "r1".into(),
             kind: Kind::Router,
             state,
+            labels: std::collections::BTreeMap::new(),
             interfaces: vec![],
             external: None,
             pid: None,

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use topology::model::{Endpoint, NodeKind, Topology};
 
 use super::switch::News;
-use crate::api::types::{Link, LinkCounters, LinkDirection};
+use crate::api::types::{CaptureRequest, Link, LinkCounters, LinkDirection};
 
 /// How long the switch may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -173,25 +174,54 @@ impl Links {
         }
     }
 
-    async fn ask(&self, request: &Value) -> Result<Value, LinkError> {
-        let answer = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
-        let silent = |why: String| LinkError::Silent(why);
-        let answer = answer
-            .map_err(|_| silent(format!("nothing within {} s", PATIENCE.as_secs())))?
-            .map_err(|error| silent(error.to_string()))?;
-        match answer["error"].as_str() {
-            Some(error) => Err(LinkError::Refused(error.to_owned())),
-            None => Ok(answer),
+    /// Starts a capture. What is read from the first half is pcapng; closing the second has the switch complete it and end.
+    pub async fn capture(
+        &self,
+        request: &CaptureRequest,
+    ) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), LinkError> {
+        for name in &request.links {
+            self.known(name)?;
         }
+        let request = json!({"op": "capture", "capture": request});
+        let begin = async {
+            let (frames, mut end) = UnixStream::connect(&self.switch).await?.into_split();
+            end.write_all(format!("{request}\n").as_bytes()).await?;
+            let mut frames = BufReader::new(frames);
+            let answer = answer(&mut frames).await?;
+            Ok((answer, (frames, end)))
+        };
+        in_time(begin).await
     }
 
-    async fn exchange(&self, request: &Value) -> std::io::Result<Value> {
-        let mut stream = UnixStream::connect(&self.switch).await?;
-        stream.write_all(format!("{request}\n").as_bytes()).await?;
-        let mut line = Vec::new();
-        let mut answer = BufReader::new(stream.take(MAX_ANSWER));
-        answer.read_until(b'\n', &mut line).await?;
-        Ok(serde_json::from_slice(&line)?)
+    async fn ask(&self, request: &Value) -> Result<Value, LinkError> {
+        let exchange = async {
+            let mut stream = UnixStream::connect(&self.switch).await?;
+            stream.write_all(format!("{request}\n").as_bytes()).await?;
+            let answer = answer(&mut BufReader::new(stream)).await?;
+            Ok((answer.clone(), answer))
+        };
+        in_time(exchange).await
+    }
+}
+
+/// The switch's answer, which is a line.
+async fn answer(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Value> {
+    let mut line = Vec::new();
+    from.take(MAX_ANSWER).read_until(b'\n', &mut line).await?;
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// What comes with the switch's answer, unless that is a refusal or does not come.
+async fn in_time<T>(
+    exchange: impl Future<Output = std::io::Result<(Value, T)>>,
+) -> Result<T, LinkError> {
+    let (answer, with_it) = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| LinkError::Silent(format!("nothing within {} s", PATIENCE.as_secs())))?
+        .map_err(|error| LinkError::Silent(error.to_string()))?;
+    match answer["error"].as_str() {
+        Some(error) => Err(LinkError::Refused(error.to_owned())),
+        None => Ok(with_it),
     }
 }
 

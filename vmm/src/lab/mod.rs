@@ -11,6 +11,7 @@ pub mod run_folder;
 pub mod state;
 mod switch;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -170,6 +171,7 @@ impl Prepared {
             state: self.state.clone(),
             paths: self.folder.paths.clone(),
             links: self.links.clone(),
+            captures: api::Captures::default(),
             orders: self.orders.into(),
         };
         let server = tokio::spawn(api::serve(self.listener, api));
@@ -382,6 +384,7 @@ fn machines(
             },
             configure: describe::configure(&plan.topology, &node.name, machine)?,
             policy: machine.on,
+            after: machine.after.clone(),
             ready_timeout: machine
                 .ready
                 .as_ref()
@@ -504,6 +507,10 @@ fn view_node(node: &model::Node) -> Node {
         name: node.name.clone(),
         kind,
         state: NodeState::Waiting,
+        labels: match &node.kind {
+            NodeKind::Machine(machine) => machine.labels.clone(),
+            _ => BTreeMap::new(),
+        },
         interfaces,
         external: match &node.kind {
             NodeKind::External(external) => Some(external.to_string()),

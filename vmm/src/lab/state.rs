@@ -105,19 +105,23 @@ impl State {
         change(node);
         let node = Box::new(node.clone());
         self.send(Change::Node { node });
-        let settled = |node: &Node| {
-            matches!(
-                node.state,
-                NodeState::Ready
-                    | NodeState::Failed
-                    | NodeState::Paused
-                    | NodeState::Stopped
-                    | NodeState::Ended
-            )
-        };
-        if inner.lab.phase == Phase::Starting && inner.lab.nodes.iter().all(settled) {
+        let all_settled = inner.lab.nodes.iter().all(|node| is_settled(node.state));
+        if inner.lab.phase == Phase::Starting && all_settled {
             inner.lab.ready_ms = Some(self.elapsed_ms());
             self.enter(&mut inner, Phase::Running, None);
+        }
+    }
+
+    /// Waits until a node is ready, or stays what it is without having got there.
+    pub async fn settled(&self, index: usize) -> NodeState {
+        let mut changes = self.0.events.subscribe();
+        loop {
+            match self.node(index) {
+                Some(node) if !is_settled(node.state) => {}
+                node => return node.map_or(NodeState::Failed, |node| node.state),
+            }
+            // Whatever has changed, and however many records were missed.
+            let _ = changes.recv().await;
         }
     }
 
@@ -180,4 +184,16 @@ impl State {
     pub async fn stop_asked(&self) {
         self.0.stop.notified().await;
     }
+}
+
+/// Whether nothing more comes of it by itself.
+fn is_settled(state: NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::Ready
+            | NodeState::Failed
+            | NodeState::Paused
+            | NodeState::Stopped
+            | NodeState::Ended
+    )
 }

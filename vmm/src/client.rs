@@ -14,8 +14,9 @@ use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
+use topology::model::Check;
 
-use crate::api::types::{CaptureRequest, Event, Lab, Link, Node, NodeOrder, Problem};
+use crate::api::types::{CaptureRequest, Event, Keep, Lab, Link, Node, NodeOrder, Problem};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 
@@ -104,6 +105,17 @@ impl Client {
     pub async fn order(&self, node: &str, order: NodeOrder) -> Result<Node, Failure> {
         let path = format!("/v1/nodes/{}/order", segment(node));
         self.send(Method::POST, &path, &order).await
+    }
+
+    /// What is worth keeping of a node.
+    pub async fn keep(&self, node: &str) -> Result<Keep, Failure> {
+        self.json(&format!("/v1/nodes/{}/keep", segment(node)))
+            .await
+    }
+
+    /// What should hold while the lab runs.
+    pub async fn checks(&self) -> Result<Vec<Check>, Failure> {
+        self.json("/v1/checks").await
     }
 
     /// All links.

@@ -3,12 +3,14 @@
 mod api;
 mod cli;
 mod client;
+mod copy;
 mod engine;
 mod failure;
 mod image;
 mod lab;
 mod sanitize;
 mod session;
+mod verify;
 
 use std::process::ExitCode;
 

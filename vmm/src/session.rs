@@ -76,6 +76,65 @@ pub async fn start(
     Ok((input, output))
 }
 
+/// A command without a terminal, in `/root`.
+pub fn command(argv: &[&str]) -> ExecRequest {
+    ExecRequest::Start {
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: Vec::new(),
+        cwd: None,
+        tty: None,
+    }
+}
+
+/// What a command has said, and its status.
+#[derive(Debug)]
+pub struct Collected {
+    /// As of a shell.
+    pub status: u8,
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error, and why it was not started.
+    pub stderr: Vec<u8>,
+}
+
+/// Runs a command without input to its end. More than `limit` bytes of output are an error: a guest decides how many there are.
+pub async fn collect(
+    client: &Client,
+    node: &str,
+    argv: &[&str],
+    limit: usize,
+) -> Result<Collected, Failure> {
+    let (input, mut output) = start(client, node, &command(argv)).await?;
+    input.end().await;
+    let mut collected = Collected {
+        status: 0,
+        stdout: Vec::new(),
+        stderr: Vec::new(),
+    };
+    loop {
+        match output.next().await? {
+            Said::Stdout(data) => collected.stdout.extend_from_slice(&data),
+            Said::Stderr(data) => collected.stderr.extend_from_slice(&data),
+            Said::Refused { message, status } => {
+                collected.stderr.extend_from_slice(message.as_bytes());
+                collected.status = status;
+                return Ok(collected);
+            }
+            Said::Ended(status) => {
+                collected.status = status;
+                return Ok(collected);
+            }
+        }
+        if collected.stdout.len() + collected.stderr.len() > limit {
+            let program = argv.first().copied().unwrap_or_default();
+            return Err(Failure::new(
+                Code::Lab,
+                format!("{program} in node {node} prints more than {limit} bytes"),
+            ));
+        }
+    }
+}
+
 impl Input {
     /// Bytes for its standard input, at most [`CHUNK`]; returns when its window has room for them. False if it takes no more.
     pub async fn send(&self, data: Vec<u8>) -> bool {

@@ -15,13 +15,14 @@ use axum::http::{StatusCode, Uri};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
+use topology::model::Check;
 
 use crate::lab::links::Links;
 use crate::lab::orders::{Orders, Refusal};
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
 pub use captures::Captures;
-use types::{Kind, Lab, Node, NodeOrder, Phase, Problem};
+use types::{Keep, Kind, Lab, Node, NodeOrder, Phase, Problem};
 
 /// What every request may need.
 #[derive(Debug, Clone)]
@@ -34,6 +35,10 @@ pub struct Api {
     pub links: Arc<Links>,
     /// The captures that run.
     pub captures: Captures,
+    /// What should hold while it runs.
+    pub checks: Arc<[Check]>,
+    /// By node: what is worth keeping of it.
+    pub keep: Arc<[Keep]>,
     /// Who gives orders to each node; nobody to what lives in the switch.
     pub orders: Arc<[Option<Orders>]>,
 }
@@ -49,6 +54,8 @@ pub async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/nodes/{node}/log", get(logs::log))
         .route("/v1/nodes/{node}/exec", get(exec::exec))
         .route("/v1/nodes/{node}/order", post(order))
+        .route("/v1/nodes/{node}/keep", get(keep))
+        .route("/v1/checks", get(checks))
         .route("/v1/links", get(links::list))
         .route("/v1/links/{link}", get(links::find).patch(links::set))
         .route("/v1/links/{link}/reset", post(links::reset))
@@ -83,6 +90,15 @@ async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
 
 async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Node>, Problem> {
     Ok(Json(api.find(&name)?.1))
+}
+
+async fn checks(Shared(api): Shared<Api>) -> Json<Vec<Check>> {
+    Json(api.checks.to_vec())
+}
+
+async fn keep(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Keep>, Problem> {
+    let (index, _) = api.find_machine(&name)?;
+    Ok(Json(api.keep.get(index).cloned().unwrap_or_default()))
 }
 
 /// Has a machine do something. Answered when it is done; a machine that is to boot has then begun to.

@@ -138,6 +138,15 @@ pub enum NodeState {
     Failed,
 }
 
+/// What is worth keeping of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// It runs routing daemons, so their configuration.
+    pub routing: bool,
+    /// Files and folders, by absolute path.
+    pub paths: Vec<String>,
+}
+
 /// What can be asked of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -2,6 +2,7 @@
 
 mod capture;
 mod check;
+mod cp;
 mod exec;
 mod generate;
 mod launch;
@@ -10,9 +11,11 @@ mod logs;
 mod ls;
 mod node;
 mod progress;
+mod save;
 mod stop;
 mod table;
 mod terminal;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,6 +66,8 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// Open a shell in a node
     Shell(exec::ShellArgs),
+    /// Copy files and folders between this machine and a node
+    Cp(cp::CpArgs),
     /// Show what a node wrote to its serial port
     Logs(logs::LogsArgs),
     /// Start, stop, restart, pause or resume nodes of a running lab
@@ -71,6 +76,10 @@ enum Verb {
     Link(link::LinkArgs),
     /// Capture frames of links, for Wireshark or a file
     Capture(capture::CaptureArgs),
+    /// Collect routing configurations and named files of nodes into a folder
+    Save(save::SaveArgs),
+    /// Look whether the checks of the topology hold
+    Verify(verify::VerifyArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
@@ -132,6 +141,9 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => (false, generate::man(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
+        Verb::Cp(args) => (args.json.json, cp::run(&args)),
+        Verb::Save(args) => (args.json.json, save::run(&args)),
+        Verb::Verify(args) => (args.json.json, verify::run(&args)),
         Verb::Capture(args) => (args.json.json, capture::run(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),
     };

@@ -21,10 +21,10 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use topology::model::{self, NodeKind, Role, Topology};
+use topology::model::{self, Check, NodeKind, Role, Topology};
 
 use crate::api;
-use crate::api::types::{BootTimes, Interface, Kind, Lab, Node, NodeState, Phase};
+use crate::api::types::{BootTimes, Interface, Keep, Kind, Lab, Node, NodeState, Phase};
 use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
@@ -67,6 +67,8 @@ pub struct Prepared {
     /// By node; nothing of what lives in the switch.
     orders: Vec<Option<Orders>>,
     links: Arc<Links>,
+    checks: Arc<[Check]>,
+    keep: Arc<[Keep]>,
     folder: RunFolder,
     file: PathBuf,
     switch_program: PathBuf,
@@ -110,6 +112,8 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             machines,
             orders,
             links,
+            checks: plan.topology.checks.clone().into(),
+            keep: plan.topology.nodes.iter().map(keep).collect(),
             file: plan.file.clone(),
             switch_program,
             listener,
@@ -172,6 +176,8 @@ impl Prepared {
             paths: self.folder.paths.clone(),
             links: self.links.clone(),
             captures: api::Captures::default(),
+            checks: self.checks,
+            keep: self.keep,
             orders: self.orders.into(),
         };
         let server = tokio::spawn(api::serve(self.listener, api));
@@ -478,6 +484,16 @@ fn view(plan: &Plan) -> Lab {
         ready_ms: None,
         failure: None,
         nodes: plan.topology.nodes.iter().map(view_node).collect(),
+    }
+}
+
+fn keep(node: &model::Node) -> Keep {
+    match &node.kind {
+        NodeKind::Machine(machine) => Keep {
+            routing: machine.frr.is_some(),
+            paths: machine.save.clone(),
+        },
+        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => Keep::default(),
     }
 }
 

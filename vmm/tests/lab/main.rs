@@ -2,9 +2,11 @@
 //! guests and the switch.
 
 mod capture;
+mod cp;
 mod exec;
 mod faults;
 mod harness;
 mod kills;
 mod launch;
 mod operate;
+mod verify;

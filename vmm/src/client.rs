@@ -30,8 +30,8 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// The socket of a command that runs in a node.
-pub type ExecSocket = WebSocketStream<UnixStream>;
+/// A WebSocket to a lab.
+pub type Socket = WebSocketStream<UnixStream>;
 
 impl Client {
     /// The lab called `name`, or the only one that runs.
@@ -180,9 +180,20 @@ impl Client {
     }
 
     /// Opens the socket for a command in a node.
-    pub async fn exec(&self, node: &str) -> Result<ExecSocket, Failure> {
+    pub async fn exec(&self, node: &str) -> Result<Socket, Failure> {
+        self.web_socket(&format!("/v1/nodes/{}/exec", segment(node)))
+            .await
+    }
+
+    /// Opens the socket to the serial port of a node.
+    pub async fn console(&self, node: &str) -> Result<Socket, Failure> {
+        self.web_socket(&format!("/v1/nodes/{}/console", segment(node)))
+            .await
+    }
+
+    async fn web_socket(&self, path: &str) -> Result<Socket, Failure> {
         let stream = self.connect().await?;
-        let uri = format!("ws://lab/v1/nodes/{}/exec", segment(node));
+        let uri = format!("ws://lab{path}");
         match tokio_tungstenite::client_async(uri, stream).await {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::api::types::{ExecReply, ExecRequest, STDERR, STDOUT};
-use crate::client::{Client, ExecSocket};
+use crate::client::{Client, Socket};
 use crate::failure::{Code, Failure};
 
 /// Most bytes of standard input in one message.
@@ -26,7 +26,7 @@ pub struct Input {
 /// What the command says.
 #[derive(Debug)]
 pub struct Output {
-    replies: SplitStream<ExecSocket>,
+    replies: SplitStream<Socket>,
     window: Arc<Semaphore>,
     node: String,
 }
@@ -214,7 +214,7 @@ impl Output {
 }
 
 /// Sends what is queued, until nobody has more to say.
-async fn send(mut sink: SplitSink<ExecSocket, Message>, mut queue: mpsc::Receiver<Message>) {
+async fn send(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
     while let Some(message) = queue.recv().await {
         if sink.send(message).await.is_err() {
             return;

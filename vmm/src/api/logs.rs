@@ -38,6 +38,7 @@ pub async fn log(
         path: api.paths.serial(&name),
         offset: 0,
         follow: query.follow.then(|| api.state.clone()),
+        look: LOOK,
     };
     let body = Body::from_stream(stream::unfold(reader, async |mut reader| {
         let chunk = reader.next().await;
@@ -46,14 +47,30 @@ pub async fn log(
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
-struct LogReader {
+/// Reads a serial log.
+pub struct LogReader {
     path: PathBuf,
     offset: u64,
     follow: Option<State>,
+    look: Duration,
 }
 
 impl LogReader {
-    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    /// What is written from now on, with a look at it every so often.
+    pub async fn from_now(path: PathBuf, state: State, look: Duration) -> Self {
+        let size = tokio::fs::metadata(&path)
+            .await
+            .map(|metadata| metadata.len());
+        Self {
+            offset: size.unwrap_or(0),
+            path,
+            follow: Some(state),
+            look,
+        }
+    }
+
+    /// The next piece; nothing at its end.
+    pub async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let chunk = match self.read().await {
                 Ok(chunk) => chunk,
@@ -69,7 +86,7 @@ impl LogReader {
             };
             let mut phases = state.phases();
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(self.look) => {}
                 _ = phases.wait_for(|&phase| phase == Phase::Ended) => return Ok(None),
             }
         }

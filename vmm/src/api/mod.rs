@@ -1,6 +1,7 @@
 //! The API of a running lab: HTTP + JSON on its control socket.
 
 mod captures;
+mod console;
 mod events;
 mod exec;
 mod links;
@@ -53,6 +54,7 @@ pub async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/nodes/{node}", get(node))
         .route("/v1/nodes/{node}/log", get(logs::log))
         .route("/v1/nodes/{node}/exec", get(exec::exec))
+        .route("/v1/nodes/{node}/console", get(console::console))
         .route("/v1/nodes/{node}/order", post(order))
         .route("/v1/nodes/{node}/keep", get(keep))
         .route("/v1/checks", get(checks))

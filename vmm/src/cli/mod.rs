@@ -1,7 +1,9 @@
 //! The command line: one module per verb.
 
+mod attach;
 mod capture;
 mod check;
+mod console;
 mod cp;
 mod exec;
 mod generate;
@@ -34,9 +36,9 @@ Exit status:
   4    no such lab or node, or several labs run and none was chosen
   5    this machine lacks something: image, engine, permission, memory
   6    a node or the switch of the lab failed
-  125  exec, shell: Hopyard itself failed (whatever the reason), not the command
+  125  exec, shell, attach: Hopyard itself failed (whatever the reason), not the command
   130  ended by Ctrl-C before the work was done
-exec and shell otherwise pass on the status of the command; 128+N if signal N ended it.
+exec, shell and attach otherwise pass on the status of the command; 128+N if signal N ended it.
 
 Environment:
   HOPYARD_LAB      the lab to talk to, as --lab
@@ -66,6 +68,10 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// Open a shell in a node
     Shell(exec::ShellArgs),
+    /// Show the output of a start-up command of a node, as it comes
+    Attach(attach::AttachArgs),
+    /// Sit at the serial port of a node
+    Console(console::ConsoleArgs),
     /// Copy files and folders between this machine and a node
     Cp(cp::CpArgs),
     /// Show what a node wrote to its serial port
@@ -141,6 +147,8 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => (false, generate::man(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
+        Verb::Attach(args) => (false, attach::run(&args)),
+        Verb::Console(args) => (false, console::run(&args)),
         Verb::Cp(args) => (args.json.json, cp::run(&args)),
         Verb::Save(args) => (args.json.json, save::run(&args)),
         Verb::Verify(args) => (args.json.json, verify::run(&args)),

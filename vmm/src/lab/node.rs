@@ -88,6 +88,7 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         run.was_ready = false;
         let outcome = run.boot().await;
         run.lab.state.set_agent(run.machine.index, None);
+        run.lab.state.set_console(run.machine.index, None);
         let rests = match outcome {
             Outcome::LabEnds => return Ok(()),
             Outcome::Ordered(request) => {
@@ -271,6 +272,8 @@ impl Run {
         };
         let pid = guest.pid;
         self.lab.janitor().watch(pid);
+        let console = Some(guest.console.clone());
+        self.lab.state.set_console(self.machine.index, console);
         let started = Instant::now();
         self.lab.state.update(self.machine.index, |node| {
             node.state = NodeState::Booting;

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::agent::Agent;
 use crate::api::types::{Change, Event, Lab, Link, Node, NodeState, Phase};
+use crate::engine::Console;
 
 /// Records a slow reader of events may lag behind before it loses some.
 const EVENT_BACKLOG: usize = 4096;
@@ -29,16 +30,22 @@ struct Shared {
 struct Inner {
     lab: Lab,
     agents: Vec<Option<Agent>>,
+    consoles: Vec<Option<Console>>,
 }
 
 impl State {
     /// The state of a lab that starts now.
     pub fn new(lab: Lab) -> Self {
         let agents = lab.nodes.iter().map(|_| None).collect();
+        let consoles = lab.nodes.iter().map(|_| None).collect();
         let phase = watch::Sender::new(lab.phase);
         Self(Arc::new(Shared {
             launched: Instant::now(),
-            inner: Mutex::new(Inner { lab, agents }),
+            inner: Mutex::new(Inner {
+                lab,
+                agents,
+                consoles,
+            }),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             phase,
             stop: Notify::new(),
@@ -173,6 +180,18 @@ impl State {
     /// The way to a node's agent, while it has one.
     pub fn agent(&self, index: usize) -> Option<Agent> {
         self.inner().agents.get(index).cloned().flatten()
+    }
+
+    /// A node's serial port, or that there is none.
+    pub fn set_console(&self, index: usize, console: Option<Console>) {
+        if let Some(place) = self.inner().consoles.get_mut(index) {
+            *place = console;
+        }
+    }
+
+    /// A node's serial port, while its machine runs.
+    pub fn console(&self, index: usize) -> Option<Console> {
+        self.inner().consoles.get(index).cloned().flatten()
     }
 
     /// Asks for the end of the lab.

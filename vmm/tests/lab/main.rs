@@ -2,6 +2,7 @@
 //! guests and the switch.
 
 mod capture;
+mod console;
 mod cp;
 mod exec;
 mod faults;

@@ -40,6 +40,15 @@ pub struct VerifyArgs {
 }
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
+    // Not after minutes of measuring.
+    if let Some(file) = &args.junit
+        && let Some(folder) = file.parent()
+        && !folder.as_os_str().is_empty()
+        && !folder.is_dir()
+    {
+        let missing = format!("cannot write {}: there is no such folder", file.display());
+        return Err(Failure::new(Code::General, missing));
+    }
     let from_file = args.file.as_deref().map(load).transpose()?;
     let lab = match &from_file {
         // The lab of that file, if it runs under its own name.

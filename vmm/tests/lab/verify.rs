@@ -173,6 +173,8 @@ fn what_cannot_be_checked_is_named() {
     fs::write(place.path("bad.json"), LAB.replace("ping", "pong")).unwrap();
     let said = place.fails(&["verify", "bad.json"], 3);
     assert!(said.contains("vmm check bad.json"), "{said}");
+    let said = place.fails(&["verify", "--junit", "no/where.xml"], 1);
+    assert!(said.contains("no such folder"), "{said}");
     let said = place.fails(&["verify", "none.json", "--json"], 3);
     assert!(serde_json::from_str::<Value>(&said).is_ok(), "{said}");
 }

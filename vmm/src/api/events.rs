@@ -10,7 +10,14 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use super::Api;
 use super::types::{Change, Event, Phase};
 
-/// A snapshot, then every change until the lab has ended.
+/// Follow what changes
+///
+/// Server-sent events, an `Event` in the data of each: a snapshot, then every change until the lab has ended. A reader that
+/// is too slow misses records, and is told how many.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "lab",
+    responses((status = 200, description = "The stream", body = Event, content_type = "text/event-stream")),
+)]
 pub async fn events(
     Shared(api): Shared<Api>,
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use agent_protocol::{ExitStatus, WindowSize};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 /// A lab and all its nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Lab {
     /// Its name.
     pub name: String,
@@ -16,6 +17,7 @@ pub struct Lab {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The topology file.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// Process number of the lab process.
     pub pid: u32,
@@ -38,7 +40,7 @@ pub struct Lab {
 }
 
 /// How far a lab is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Not every node has been ready, or has failed, yet.
@@ -52,7 +54,7 @@ pub enum Phase {
 }
 
 /// What runs machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {
     /// Hopyard's monitor on KVM.
@@ -62,7 +64,7 @@ pub enum EngineName {
 }
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -94,7 +96,7 @@ pub struct Node {
 }
 
 /// What a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A machine that does not forward.
@@ -110,7 +112,7 @@ pub enum Kind {
 }
 
 /// How far a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     /// Its turn to boot has not come.
@@ -134,7 +136,7 @@ pub enum NodeState {
 }
 
 /// What can be asked of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeOrder {
     /// Boot it, if it is down.
@@ -150,7 +152,7 @@ pub enum NodeOrder {
 }
 
 /// A NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     /// Its name inside the node.
     pub name: String,
@@ -161,7 +163,7 @@ pub struct Interface {
 }
 
 /// A link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -172,13 +174,14 @@ pub struct Link {
 }
 
 /// One direction of a link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LinkDirection {
     /// Where it comes from: `node:interface`, of a switch or hub `node:port`, or the name of an external node.
     pub from: String,
     /// Where it leads.
     pub to: String,
     /// What it is set to now, apart from defaults, as the topology file has it.
+    #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
     /// What has happened on it so far.
     pub counters: LinkCounters,
@@ -186,7 +189,7 @@ pub struct LinkDirection {
 
 /// What is counted of one direction of a link. What went in and was duplicated has come out, was dropped, or is still
 /// inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkCounters {
     /// Frames that entered.
     pub in_frames: u64,
@@ -213,9 +216,9 @@ pub struct LinkCounters {
 }
 
 /// Quantiles of a lateness, in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lateness {
-    /// Frames that were delivered.
+    /// Frames that were delivered by a link that holds frames up.
     pub count: u64,
     /// Half of them were not later than this.
     pub p50: u64,
@@ -230,7 +233,7 @@ pub struct Lateness {
     clippy::struct_field_names,
     reason = "the unit belongs into names that JSON readers see"
 )]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootTimes {
     /// The agent answered.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -244,7 +247,7 @@ pub struct BootTimes {
 }
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct End {
     /// The way it ended.
     pub reason: EndReason,
@@ -253,7 +256,7 @@ pub struct End {
 }
 
 /// The ways a guest can end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     /// It switched itself off.
@@ -291,7 +294,7 @@ impl std::fmt::Display for End {
 }
 
 /// One record of the event stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Milliseconds since launch.
     pub at_ms: u64,
@@ -301,7 +304,7 @@ pub struct Event {
 }
 
 /// What an event tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Change {
     /// First record of every stream: how things stand.
@@ -344,7 +347,7 @@ pub enum Change {
 
 /// Text messages of a client on an exec WebSocket. Binary messages are bytes for standard input; the client
 /// sends no more of them than the window allows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecRequest {
     /// First message: what to run.
@@ -359,6 +362,7 @@ pub enum ExecRequest {
         cwd: Option<String>,
         /// Run it on a pty of this size.
         #[serde(default)]
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         tty: Option<WindowSize>,
     },
     /// End of standard input.
@@ -370,17 +374,18 @@ pub enum ExecRequest {
     },
     /// The terminal has a new size.
     Resize {
-        /// The size.
+        /// The size, in character cells.
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         size: WindowSize,
     },
 }
 
 /// Text messages of the lab on an exec WebSocket. Binary messages are output: a byte that names the stream
-/// ([`STDOUT`] or [`STDERR`]), then the data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// (1: standard output, 2: standard error), then the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecReply {
-    /// More bytes of standard input may be sent; at the start the window is [`agent_protocol::INITIAL_WINDOW`].
+    /// More bytes of standard input may be sent; at the start it may be 262144.
     Credit {
         /// Bytes.
         bytes: u32,
@@ -394,7 +399,8 @@ pub enum ExecReply {
     },
     /// The command has ended and all output was sent. Last message.
     Exited {
-        /// How it ended.
+        /// How it ended: with a code, or by a signal (`{"signal": 9}`).
+        #[schema(value_type = Object, example = json!({"code": 0}))]
         status: ExitStatus,
     },
     /// The node ended, or its agent broke off. Last message.
@@ -410,7 +416,7 @@ pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 
 /// An error, as RFC 9457 describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// HTTP status.
     pub status: u16,

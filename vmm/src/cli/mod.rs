@@ -74,6 +74,8 @@ enum Verb {
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
+    /// Print the OpenAPI document of the API that every lab has on its control socket
+    Openapi(generate::OpenapiArgs),
     /// Wait for the lab process to be gone, then remove what is left
     #[command(hide = true)]
     Janitor(janitor::JanitorArgs),
@@ -127,6 +129,7 @@ pub fn main() -> ExitCode {
         Verb::Stop(args) => (args.json.json, stop::run(&args)),
         Verb::Completions(args) => (false, generate::completions(&args)),
         Verb::Man(args) => (false, generate::man(&args)),
+        Verb::Openapi(args) => (false, generate::openapi(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),

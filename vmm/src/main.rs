@@ -8,6 +8,7 @@ mod failure;
 mod image;
 mod lab;
 mod sanitize;
+mod units;
 
 use std::process::ExitCode;
 

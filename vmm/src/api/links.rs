@@ -93,7 +93,8 @@ impl Api {
         Ok(Json(link))
     }
 
-    fn problem(&self, error: LinkError) -> Problem {
+    /// How an error of the switch is answered.
+    pub(super) fn problem(&self, error: LinkError) -> Problem {
         match error {
             LinkError::Unknown(name) => Problem::no_such_link(&name, self.links.names()),
             LinkError::Refused(message) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message),

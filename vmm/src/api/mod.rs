@@ -4,6 +4,7 @@ mod events;
 mod exec;
 mod links;
 mod logs;
+mod look;
 mod openapi;
 mod problem;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use utoipa_axum::routes;
 
 use crate::lab::links::Links;
 use crate::lab::orders::{Orders, Refusal};
+use crate::lab::record::Record;
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
 use types::{Kind, Lab, Node, NodeOrder, Problem};
@@ -40,6 +42,8 @@ pub struct Api {
     pub links: Arc<Links>,
     /// Who gives orders to each node; nobody to what lives in the switch.
     pub orders: Arc<[Option<Orders>]>,
+    /// What its links have carried.
+    pub record: Arc<Record>,
 }
 
 /// Serves the API until the lab has ended.
@@ -71,6 +75,10 @@ fn routes() -> (Router<Api>, OpenApi) {
         .routes(routes!(links::list))
         .routes(routes!(links::find, links::set))
         .routes(routes!(links::reset))
+        .routes(routes!(look::usage))
+        .routes(routes!(look::switch))
+        .routes(routes!(look::report))
+        .routes(routes!(look::metrics))
         .route_layer(from_fn(server::in_time));
     let streams = OpenApiRouter::new()
         .routes(routes!(logs::log))

@@ -1,5 +1,8 @@
 //! What the API says, for both of its sides.
 
+mod report;
+mod usage;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -7,6 +10,9 @@ use agent_protocol::{ExitStatus, WindowSize};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+
+pub use report::{Asked, Delivered, LinkReport, Report, Verdict};
+pub use usage::{HostUsage, NodeUsage, ProcessUsage, Usage};
 
 /// A lab and all its nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -21,6 +27,9 @@ pub struct Lab {
     pub file: PathBuf,
     /// Process number of the lab process.
     pub pid: u32,
+    /// Process number of the virtual switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_pid: Option<u32>,
     /// What runs the machines.
     pub engine: EngineName,
     /// Why this engine.
@@ -77,6 +86,12 @@ pub struct Node {
     /// Of an external node: what it leads to, as in `tap hop0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<String>,
+    /// Bytes of its memory, if it is a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Its virtual processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u8>,
     /// Process number of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -160,6 +175,9 @@ pub struct Interface {
     pub mac: String,
     /// `address/prefix`.
     pub addresses: Vec<String>,
+    /// Bytes of the largest IP packet.
+    #[serde(default)]
+    pub mtu: u16,
 }
 
 /// A link.
@@ -189,7 +207,7 @@ pub struct LinkDirection {
 
 /// What is counted of one direction of a link. What went in and was duplicated has come out, was dropped, or is still
 /// inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkCounters {
     /// Frames that entered.
     pub in_frames: u64,
@@ -216,7 +234,7 @@ pub struct LinkCounters {
 }
 
 /// Quantiles of a lateness, in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lateness {
     /// Frames that were delivered by a link that holds frames up.
     pub count: u64,
@@ -226,6 +244,10 @@ pub struct Lateness {
     pub p99: u64,
     /// The latest.
     pub max: u64,
+    /// The histogram, as the switch has it; `/metrics` gives it away: the greatest value of each bucket, and how many fell into it.
+    #[serde(default, skip_serializing)]
+    #[schema(ignore)]
+    pub buckets: Vec<(u64, u64)>,
 }
 
 /// Milliseconds from the start of a node's process to each state.
@@ -329,6 +351,17 @@ pub enum Change {
     Link {
         /// The link as it is now.
         link: Box<Link>,
+    },
+    /// One direction of a link has got or lost its carrier.
+    Carrier {
+        /// The link's name.
+        link: String,
+        /// Where the direction comes from.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Whether there is a carrier now.
+        up: bool,
     },
     /// Something a person should know.
     Notice {

@@ -7,4 +7,5 @@ mod faults;
 mod harness;
 mod kills;
 mod launch;
+mod look;
 mod operate;

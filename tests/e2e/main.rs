@@ -53,6 +53,7 @@ const LABS: &[(&str, Run)] = &[
     ("copies::one_per_frame", copies::one_per_frame),
     ("operate::links_live", operate::links_live),
     ("operate::nodes_live", operate::nodes_live),
+    ("operate::looked_at", operate::looked_at),
     ("offloads::on_and_off", offloads::on_and_off),
     ("nodes::in_and_out", nodes::in_and_out),
     ("nodes::story", nodes::story),

@@ -198,7 +198,7 @@ impl Drop for Watched {
     }
 }
 
-/// A whole story: the network of the paper is verified; while a link is captured it flaps and gets slow, a router restarts and OSPF finds its way
+/// A whole story: the network of the paper is verified; while a link is captured it flaps and gets slow, as the report tells, a router restarts and OSPF finds its way
 /// again; what was captured agrees with the counters.
 pub fn story(world: &World) -> Result<()> {
     let lab = world.launch(&config("imunes-figure3.json"))?;
@@ -230,6 +230,7 @@ pub fn story(world: &World) -> Result<()> {
         .success()?;
     let slow = lab.sh("pc2", "ping -c 2 -q -W 5 10.0.4.2")?;
     ensure!(slow.contains(" 0% packet loss"), "{slow}");
+    report(world)?;
     for _ in 0..3 {
         world.vmm(&["link", "down", "r1:eth1"])?.success()?;
         world.vmm(&["link", "up", "r1:eth1"])?.success()?;
@@ -266,6 +267,20 @@ pub fn story(world: &World) -> Result<()> {
         "there was traffic: {counted:?}"
     );
     lab.stop()
+}
+
+/// The report tells what the slow link was asked for, and that it delivers no sooner.
+fn report(world: &World) -> Result<()> {
+    let report = world.vmm(&["report", "--json"])?.success()?;
+    let report: Value = serde_json::from_str(&report.stdout)?;
+    let links = report["links"].as_array().context("links")?;
+    let slow = links.iter().find(|link| link["from"] == "r1:eth1");
+    let slow = slow.with_context(|| format!("no link from r1:eth1 in {report}"))?;
+    ensure!(slow["asked"]["delay_ns"] == 150_000_000, "{slow}");
+    let delivered = slow["delivered"]["delay_p50_ns"].as_u64();
+    ensure!(delivered >= Some(150_000_000), "{slow}");
+    ensure!(report["verdict"].is_string(), "{report}");
+    Ok(())
 }
 
 /// Frames delivered over the link between r1 and r2, in each direction.

@@ -16,7 +16,9 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 use topology::model::Check;
 
-use crate::api::types::{CaptureRequest, Event, Keep, Lab, Link, Node, NodeOrder, Problem};
+use crate::api::types::{
+    CaptureRequest, Event, Keep, Lab, Link, Node, NodeOrder, Problem, Report, Usage,
+};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 
@@ -116,6 +118,29 @@ impl Client {
     /// What should hold while the lab runs.
     pub async fn checks(&self) -> Result<Vec<Check>, Failure> {
         self.json("/v1/checks").await
+    }
+
+    /// What its processes have taken of this machine.
+    pub async fn usage(&self) -> Result<Usage, Failure> {
+        self.json("/v1/usage").await
+    }
+
+    /// Everything that its switch counts.
+    pub async fn switch(&self) -> Result<Value, Failure> {
+        self.json("/v1/switch").await
+    }
+
+    /// What links were asked for and what they have delivered.
+    pub async fn report(&self) -> Result<Report, Failure> {
+        self.json("/v1/report").await
+    }
+
+    /// Its numbers for Prometheus.
+    pub async fn metrics(&self) -> Result<String, Failure> {
+        let answer = self.request(Method::GET, "/metrics").await?;
+        let body = answer.into_body().collect().await;
+        let bytes = body.map_err(|error| self.broken(&error))?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// All links.

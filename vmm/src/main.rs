@@ -10,6 +10,7 @@ mod image;
 mod lab;
 mod sanitize;
 mod session;
+mod units;
 mod verify;
 
 use std::process::ExitCode;

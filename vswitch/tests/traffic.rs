@@ -307,6 +307,7 @@ fn a_link_is_changed_by_request() {
         );
     }
     assert!(ask(&stream, r#"{"op":"stats"}"#).starts_with("{\"stats\":{"));
+    assert!(ask(&stream, r#"{"op":"brief"}"#).starts_with("{\"stats\":{"));
     drop(server);
 }
 

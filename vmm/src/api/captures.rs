@@ -66,8 +66,19 @@ impl Drop for Entry {
     }
 }
 
-/// Starts a capture. Its frames are the body of the answer, and its place in `location` is what to delete to have it
-/// completed and ended; whoever just goes away gets no statistics.
+/// Capture frames of links
+///
+/// The frames are the body of the answer, as pcapng (docs/capture.md). Its `location` is what to delete to have the capture completed and
+/// ended; whoever just goes away gets no statistics.
+#[utoipa::path(
+    post, path = "/v1/captures", tag = "links",
+    request_body = CaptureRequest,
+    responses(
+        (status = 200, description = "Frames, as they come", content_type = "application/x-pcapng", headers(("location" = String, description = "The capture"))),
+        (status = 404, description = "There is no such link"),
+        (status = 422, description = "The switch refuses it"),
+    ),
+)]
 pub async fn start(
     Shared(api): Shared<Api>,
     Json(request): Json<CaptureRequest>,
@@ -98,7 +109,14 @@ async fn read(frames: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<Vec<u8
     Ok((length > 0).then_some(chunk))
 }
 
-/// Has a capture completed: what it has so far and its statistics end the body of the answer that carries it.
+/// Complete a capture and end it
+///
+/// What it has so far and its statistics end the body of the answer that carries it.
+#[utoipa::path(
+    delete, path = "/v1/captures/{capture}", tag = "links",
+    params(("capture" = u64, description = "Its number")),
+    responses((status = 204, description = "It is ending"), (status = 404, description = "There is no such capture")),
+)]
 pub async fn end(Shared(api): Shared<Api>, Path(number): Path<u64>) -> Result<StatusCode, Problem> {
     if api.captures.end(number) {
         return Ok(StatusCode::NO_CONTENT);

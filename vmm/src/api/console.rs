@@ -19,7 +19,19 @@ const LOOK: Duration = Duration::from_millis(15);
 /// The most that may be typed in one message.
 const TYPED: usize = 64 << 10;
 
-/// Connects a person to the serial port of a node, from its next character on, until the lab has ended. A node that boots again keeps them.
+/// Sit at the serial port of a machine
+///
+/// A WebSocket. Binary messages of the lab are what the guest writes from now on, those of the client what is typed. A machine that boots
+/// again keeps its clients.
+#[utoipa::path(
+    get, path = "/v1/nodes/{node}/console", tag = "nodes",
+    params(("node" = String, description = "Its name")),
+    responses(
+        (status = 101, description = "The connection is a WebSocket from now on"),
+        (status = 404, description = "There is no such node"),
+        (status = 409, description = "It is no machine, or does not run"),
+    ),
+)]
 pub async fn console(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,

@@ -20,14 +20,24 @@ use crate::lab::state::State;
 /// Between two looks at a log that is followed.
 const LOOK: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Go on with what comes.
+    /// Go on with what comes, until the lab ends
     #[serde(default)]
     follow: bool,
 }
 
-/// The log as it is, and with `?follow=true` as it grows.
+/// What a machine wrote to its serial port
+#[utoipa::path(
+    get, path = "/v1/nodes/{node}/log", tag = "nodes",
+    params(("node" = String, description = "Its name"), LogQuery),
+    responses(
+        (status = 200, description = "Bytes as the guest wrote them", body = [u8], content_type = "application/octet-stream"),
+        (status = 404, description = "There is no such node"),
+        (status = 409, description = "It is no machine"),
+    ),
+)]
 pub async fn log(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,

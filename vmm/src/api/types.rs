@@ -1,5 +1,8 @@
 //! What the API says, for both of its sides.
 
+mod report;
+mod usage;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -8,9 +11,13 @@ use capture_filter::Instruction;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+pub use report::{Asked, Delivered, LinkReport, Report, Verdict};
+pub use usage::{HostUsage, NodeUsage, ProcessUsage, Usage};
 
 /// A lab and all its nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Lab {
     /// Its name.
     pub name: String,
@@ -18,9 +25,13 @@ pub struct Lab {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The topology file.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// Process number of the lab process.
     pub pid: u32,
+    /// Process number of the virtual switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_pid: Option<u32>,
     /// What runs the machines.
     pub engine: EngineName,
     /// Why this engine.
@@ -40,7 +51,7 @@ pub struct Lab {
 }
 
 /// How far a lab is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Not every node has been ready, or has failed, yet.
@@ -54,7 +65,7 @@ pub enum Phase {
 }
 
 /// What runs machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {
     /// Hopyard's monitor on KVM.
@@ -64,7 +75,7 @@ pub enum EngineName {
 }
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -80,6 +91,12 @@ pub struct Node {
     /// Of an external node: what it leads to, as in `tap hop0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<String>,
+    /// Bytes of its memory, if it is a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Its virtual processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u8>,
     /// Process number of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -99,7 +116,7 @@ pub struct Node {
 }
 
 /// What a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A machine that does not forward.
@@ -115,7 +132,7 @@ pub enum Kind {
 }
 
 /// How far a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     /// Its turn to boot has not come.
@@ -139,7 +156,7 @@ pub enum NodeState {
 }
 
 /// What is worth keeping of a machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Keep {
     /// It runs routing daemons, so their configuration.
     pub routing: bool,
@@ -148,7 +165,7 @@ pub struct Keep {
 }
 
 /// What can be asked of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeOrder {
     /// Boot it, if it is down.
@@ -164,7 +181,7 @@ pub enum NodeOrder {
 }
 
 /// A NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     /// Its name inside the node.
     pub name: String,
@@ -172,10 +189,13 @@ pub struct Interface {
     pub mac: String,
     /// `address/prefix`.
     pub addresses: Vec<String>,
+    /// Bytes of the largest IP packet.
+    #[serde(default)]
+    pub mtu: u16,
 }
 
 /// A link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -186,13 +206,14 @@ pub struct Link {
 }
 
 /// One direction of a link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LinkDirection {
     /// Where it comes from: `node:interface`, of a switch or hub `node:port`, or the name of an external node.
     pub from: String,
     /// Where it leads.
     pub to: String,
     /// What it is set to now, apart from defaults, as the topology file has it.
+    #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
     /// What has happened on it so far.
     pub counters: LinkCounters,
@@ -200,7 +221,7 @@ pub struct LinkDirection {
 
 /// What is counted of one direction of a link. What went in and was duplicated has come out, was dropped, or is still
 /// inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkCounters {
     /// Frames that entered.
     pub in_frames: u64,
@@ -227,9 +248,9 @@ pub struct LinkCounters {
 }
 
 /// Quantiles of a lateness, in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lateness {
-    /// Frames that were delivered.
+    /// Frames that were delivered by a link that holds frames up.
     pub count: u64,
     /// Half of them were not later than this.
     pub p50: u64,
@@ -237,10 +258,14 @@ pub struct Lateness {
     pub p99: u64,
     /// The latest.
     pub max: u64,
+    /// The histogram, as the switch has it; `/metrics` gives it away: the greatest value of each bucket, and how many fell into it.
+    #[serde(default, skip_serializing)]
+    #[schema(ignore)]
+    pub buckets: Vec<(u64, u64)>,
 }
 
 /// What is to be captured (docs/capture.md).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CaptureRequest {
     /// Names of links; none means all.
@@ -251,6 +276,7 @@ pub struct CaptureRequest {
     pub points: Vec<CapturePoint>,
     /// Which frames: a program of classic BPF.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<u32>>>)]
     pub filter: Option<Vec<Instruction>>,
     /// The most bytes kept of each frame, 1 to 262144; none means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -258,7 +284,7 @@ pub struct CaptureRequest {
 }
 
 /// Where a frame can be captured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CapturePoint {
     /// Entering the link, before its queue
@@ -274,7 +300,7 @@ pub enum CapturePoint {
     clippy::struct_field_names,
     reason = "the unit belongs into names that JSON readers see"
 )]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootTimes {
     /// The agent answered.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -288,7 +314,7 @@ pub struct BootTimes {
 }
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct End {
     /// The way it ended.
     pub reason: EndReason,
@@ -297,7 +323,7 @@ pub struct End {
 }
 
 /// The ways a guest can end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     /// It switched itself off.
@@ -335,7 +361,7 @@ impl std::fmt::Display for End {
 }
 
 /// One record of the event stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Milliseconds since launch.
     pub at_ms: u64,
@@ -345,7 +371,7 @@ pub struct Event {
 }
 
 /// What an event tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Change {
     /// First record of every stream: how things stand.
@@ -371,6 +397,17 @@ pub enum Change {
         /// The link as it is now.
         link: Box<Link>,
     },
+    /// One direction of a link has got or lost its carrier.
+    Carrier {
+        /// The link's name.
+        link: String,
+        /// Where the direction comes from.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Whether there is a carrier now.
+        up: bool,
+    },
     /// Something a person should know.
     Notice {
         /// The node it is about.
@@ -388,7 +425,7 @@ pub enum Change {
 
 /// Text messages of a client on an exec WebSocket. Binary messages are bytes for standard input; the client
 /// sends no more of them than the window allows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecRequest {
     /// First message: what to run.
@@ -403,6 +440,7 @@ pub enum ExecRequest {
         cwd: Option<String>,
         /// Run it on a pty of this size.
         #[serde(default)]
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         tty: Option<WindowSize>,
     },
     /// End of standard input.
@@ -414,17 +452,18 @@ pub enum ExecRequest {
     },
     /// The terminal has a new size.
     Resize {
-        /// The size.
+        /// The size, in character cells.
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         size: WindowSize,
     },
 }
 
 /// Text messages of the lab on an exec WebSocket. Binary messages are output: a byte that names the stream
-/// ([`STDOUT`] or [`STDERR`]), then the data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// (1: standard output, 2: standard error), then the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecReply {
-    /// More bytes of standard input may be sent; at the start the window is [`agent_protocol::INITIAL_WINDOW`].
+    /// More bytes of standard input may be sent; at the start it may be 262144.
     Credit {
         /// Bytes.
         bytes: u32,
@@ -438,7 +477,8 @@ pub enum ExecReply {
     },
     /// The command has ended and all output was sent. Last message.
     Exited {
-        /// How it ended.
+        /// How it ended: with a code, or by a signal (`{"signal": 9}`).
+        #[schema(value_type = Object, example = json!({"code": 0}))]
         status: ExitStatus,
     },
     /// The node ended, or its agent broke off. Last message.
@@ -454,7 +494,7 @@ pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 
 /// An error, as RFC 9457 describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// HTTP status.
     pub status: u16,

@@ -5,20 +5,27 @@ mod capture;
 mod check;
 mod console;
 mod cp;
+mod events;
 mod exec;
 mod generate;
+mod graph;
+mod inspect;
 mod launch;
 mod link;
 mod logs;
 mod ls;
+mod metrics;
 mod node;
 mod progress;
+mod report;
 mod save;
 mod stop;
 mod table;
 mod terminal;
+mod top;
 mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -86,12 +93,26 @@ enum Verb {
     Save(save::SaveArgs),
     /// Look whether the checks of the topology hold
     Verify(verify::VerifyArgs),
+    /// Show everything that is known about a lab, a node or a link
+    Inspect(inspect::InspectArgs),
+    /// Show what links were asked for and have delivered, and whether the run is valid
+    Report(report::ReportArgs),
+    /// Watch what nodes take and what links carry, on a screen
+    Top(top::TopArgs),
+    /// Follow what changes in a lab
+    Events(events::EventsArgs),
+    /// Draw a lab, or a topology file
+    Graph(graph::GraphArgs),
+    /// Print the numbers of a lab for Prometheus, or let it ask for them
+    Metrics(metrics::MetricsArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
+    /// Print the OpenAPI document of the API that every lab has on its control socket
+    Openapi(generate::OpenapiArgs),
     /// Wait for the lab process to be gone, then remove what is left
     #[command(hide = true)]
     Janitor(janitor::JanitorArgs),
@@ -134,7 +155,18 @@ struct ImageChoice {
 
 /// Parses the command line, runs the verb and reports its error.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && wants_json(std::env::args_os()) => {
+            let text = error.render().to_string();
+            let said = text.split("\n\n").next().unwrap_or_default();
+            Failure::new(Code::Usage, said.trim_start_matches("error: "))
+                .help("--help tells what can be said")
+                .print(true);
+            return ExitCode::from(Code::Usage as u8);
+        }
+        Err(error) => error.exit(),
+    };
     let (json, result) = match cli.verb {
         Verb::Launch(args) => (args.json.json, launch::run(&args)),
         Verb::Check(args) => (args.json.json, check::run(&args)),
@@ -142,9 +174,16 @@ pub fn main() -> ExitCode {
         Verb::Exec(args) => (false, exec::run(args)),
         Verb::Shell(args) => (false, exec::shell(&args)),
         Verb::Logs(args) => (false, logs::run(&args)),
+        Verb::Inspect(args) => (args.json.json, inspect::run(&args)),
+        Verb::Report(args) => (args.json.json, report::run(&args)),
+        Verb::Top(args) => (args.json.json, top::run(&args)),
+        Verb::Events(args) => (args.json.json, events::run(&args)),
+        Verb::Graph(args) => (false, graph::run(&args)),
+        Verb::Metrics(args) => (false, metrics::run(&args)),
         Verb::Stop(args) => (args.json.json, stop::run(&args)),
         Verb::Completions(args) => (false, generate::completions(&args)),
         Verb::Man(args) => (false, generate::man(&args)),
+        Verb::Openapi(args) => (false, generate::openapi(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
         Verb::Attach(args) => (false, attach::run(&args)),
@@ -159,6 +198,13 @@ pub fn main() -> ExitCode {
         failure.print(json);
         ExitCode::from(failure.code as u8)
     })
+}
+
+/// Whether a command line that makes no sense asks for errors as JSON.
+fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    // What comes behind is for a node.
+    args.take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json")
 }
 
 /// Runs an asynchronous verb on this thread.

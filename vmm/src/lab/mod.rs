@@ -5,11 +5,15 @@ pub mod children;
 mod describe;
 pub mod janitor;
 pub mod links;
+pub mod metrics;
 mod node;
 pub mod orders;
+pub mod record;
+pub mod report;
 pub mod run_folder;
 pub mod state;
 mod switch;
+pub mod usage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -179,7 +183,13 @@ impl Prepared {
             checks: self.checks,
             keep: self.keep,
             orders: self.orders.into(),
+            record: Arc::default(),
         };
+        tokio::spawn(record::keep(
+            api.record.clone(),
+            self.links.clone(),
+            self.state.clone(),
+        ));
         let server = tokio::spawn(api::serve(self.listener, api));
         // Whoever launches the lab is to see all of it, even a failure at once.
         let _ = tokio::time::timeout(AUDIENCE, self.state.subscribed()).await;
@@ -216,7 +226,12 @@ async fn operate(
     paths: &LabPaths,
 ) -> Result<(), Failure> {
     let links = links.clone();
-    let hear = move |news| links.hear(&news);
+    let state = context.state.clone();
+    let hear = move |news| {
+        if let Some(change) = links.hear(&news) {
+            state.tell(change);
+        }
+    };
     let (mut switch, ready) = match Switch::start(switch_program, file, paths, hear) {
         Ok(switch) => switch,
         Err(failure) => {
@@ -225,6 +240,7 @@ async fn operate(
         }
     };
     context.janitor().watch(switch.pid);
+    context.state.set_switch(Some(switch.pid));
     let mut running = JoinSet::new();
     let asked = context.state.stop_asked();
     let result = {
@@ -251,6 +267,7 @@ async fn operate(
     let pid = switch.pid;
     switch.stop().await;
     context.janitor().forget(pid);
+    context.state.set_switch(None);
     result
 }
 
@@ -477,6 +494,7 @@ fn view(plan: &Plan) -> Lab {
         description: plan.topology.description.clone(),
         file: plan.file.clone(),
         pid: std::process::id(),
+        switch_pid: None,
         engine: plan.choice.engine.name(),
         engine_reason: plan.choice.reason.clone(),
         started: started.unwrap_or_default().as_secs(),
@@ -497,7 +515,8 @@ fn keep(node: &model::Node) -> Keep {
     }
 }
 
-fn view_node(node: &model::Node) -> Node {
+/// A node as it is before it is started.
+pub fn view_node(node: &model::Node) -> Node {
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
@@ -515,9 +534,14 @@ fn view_node(node: &model::Node) -> Node {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
+                mtu: interface.mtu,
             });
             (kind, interfaces.collect())
         }
+    };
+    let machine = match &node.kind {
+        NodeKind::Machine(machine) => Some(machine),
+        _ => None,
     };
     Node {
         name: node.name.clone(),
@@ -532,6 +556,8 @@ fn view_node(node: &model::Node) -> Node {
             NodeKind::External(external) => Some(external.to_string()),
             _ => None,
         },
+        memory: machine.map(|machine| machine.memory),
+        vcpus: machine.map(|machine| machine.vcpus),
         pid: None,
         kernel: None,
         restarts: 0,

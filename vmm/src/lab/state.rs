@@ -69,7 +69,8 @@ impl State {
         }
     }
 
-    fn elapsed_ms(&self) -> u64 {
+    /// Milliseconds since launch.
+    pub fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.0.launched.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -137,6 +138,16 @@ impl State {
         self.send(Change::Link {
             link: Box::new(link),
         });
+    }
+
+    /// Something has changed that is no part of the lab's description.
+    pub fn tell(&self, change: Change) {
+        self.send(change);
+    }
+
+    /// The switch runs, or no longer does.
+    pub fn set_switch(&self, pid: Option<u32>) {
+        self.inner().lab.switch_pid = pid;
     }
 
     /// Tells people something.

@@ -1,6 +1,7 @@
 //! Labs without virtual machines: the lab process, its API and its command line against test doubles of QEMU, its
 //! guests and the switch.
 
+mod api;
 mod capture;
 mod console;
 mod cp;
@@ -9,5 +10,6 @@ mod faults;
 mod harness;
 mod kills;
 mod launch;
+mod look;
 mod operate;
 mod verify;

@@ -196,7 +196,7 @@ fn lab_text(page: &LabPage) -> String {
 
 fn process_text(process: &ProcessUsage) -> String {
     let mut text = format!(
-        "process {}, {} of processor time, {} resident, {} threads",
+        "process {}, {} of processor time, {} resident, threads: {}",
         process.pid,
         nanoseconds(process.cpu_ms * 1_000_000),
         bytes(process.memory),
@@ -225,7 +225,7 @@ fn node_text(page: &NodePage) -> String {
     if let (Some(memory), Some(vcpus)) = (node.memory, node.vcpus) {
         line(
             "machine",
-            &format!("{vcpus} processors, {} of memory", bytes(memory)),
+            &format!("{} of memory, processors: {vcpus}", bytes(memory)),
         );
     }
     if let Some(kernel) = &node.kernel {

@@ -448,7 +448,8 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     let asked: u64 = each_machine(&plan.topology)
         .map(|(_, machine)| machine.memory)
         .sum();
-    if let Some(free) = available_memory().filter(|&free| asked > free) {
+    let free = usage::host().map(|host| host.memory_available);
+    if let Some(free) = free.filter(|&free| asked > free) {
         warnings.push(format!(
             "the machines have {} MiB of memory together, this machine has {} MiB available; nodes may be killed",
             asked >> 20,
@@ -469,22 +470,6 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
         }
     }
     warnings
-}
-
-/// Bytes this machine can give away without swapping.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(
-        line.trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse::<u64>()
-            .ok()?
-            << 10,
-    )
 }
 
 fn view(plan: &Plan) -> Lab {

@@ -119,3 +119,39 @@ fn a_lab_describes_its_api() {
     place.ok(&["stop"]);
     place.assert_clean();
 }
+
+#[test]
+fn a_stranger_is_turned_away_even_where_files_let_him_in() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tested: only root can be someone else for a moment");
+        return;
+    }
+    let place = Place::new();
+    place.launch();
+    let open = |path: &std::path::Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let folder = place.run_folder().join("two");
+    for folder in [&place.path(""), &place.run_folder(), &folder] {
+        open(folder, 0o755);
+    }
+    open(&folder.join("control.sock"), 0o666);
+    let (status, problem) = std::thread::scope(|scope| {
+        let stranger = scope.spawn(|| {
+            let nobody = rustix::process::Uid::from_raw(65534);
+            // Of this thread alone.
+            rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let (status, _, problem) = ask(&place, "POST /v1/lab/stop", "");
+            (status, problem)
+        });
+        stranger.join().unwrap()
+    });
+    assert_eq!(status, 403, "{problem}");
+    assert!(
+        problem.contains("belongs to user 0, not to user 65534"),
+        "{problem}"
+    );
+    place.ok(&["exec", "a", "--", "true"]);
+    place.ok(&["stop"]);
+    place.assert_clean();
+}

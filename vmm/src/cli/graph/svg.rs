@@ -82,10 +82,10 @@ pub fn draw(graph: &Graph) -> String {
          font-family=\"DejaVu Sans, Verdana, sans-serif\" font-size=\"12\">\n\
          <title>{title}</title>\n<rect x=\"{:.0}\" y=\"{:.0}\" width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
          <text x=\"{MARGIN}\" y=\"{MARGIN}\" font-size=\"15\" font-weight=\"bold\" fill=\"#1f2933\">{title}</text>\n{lines}{boxes}{labels}</svg>\n",
-        -left,
-        -top,
-        -left,
-        -top,
+        0.0 - left,
+        0.0 - top,
+        0.0 - left,
+        0.0 - top,
         title = escape(&graph.title),
     )
 }

@@ -146,7 +146,7 @@ impl View {
         let bottom = 1;
         let [head, gauge, nodes, links, foot] = Layout::vertical([
             Constraint::Length(2),
-            Constraint::Length(1),
+            Constraint::Length(2),
             // As many rows as there are, but no more than half of the screen.
             Constraint::Max(nodes_height(page, frame.area())),
             Constraint::Min(3),
@@ -162,6 +162,7 @@ impl View {
             busy,
             Rect {
                 width: gauge.width.min(60),
+                height: gauge.height.min(1),
                 ..gauge
             },
         );

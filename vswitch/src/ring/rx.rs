@@ -6,8 +6,9 @@ use smallvec::SmallVec;
 
 use super::chain::{Chain, Part, advance, advance_or_same, gather};
 use super::checksum::Sum;
-use super::split::{Access, SplitRing, Violation};
+use super::split::{Access, SplitRing};
 use super::tx::{BATCH, Taken};
+use super::violation::Violation;
 use crate::memory::Segment;
 use crate::net_header::Layout;
 use crate::offload::{Checksum, Offload};

@@ -49,7 +49,8 @@ pub struct RingLayout {
     pub available: u64,
     /// Used ring.
     pub used: u64,
-    /// Position in the available ring to go on from.
+    /// Position in the available ring to go on from. From 0 on a ring that has been used goes on at its used index: DPDK's virtio-user
+    /// says 0 whenever it connects.
     pub base: u16,
     /// `VIRTIO_RING_F_EVENT_IDX` was agreed on.
     pub event_idx: bool,
@@ -159,6 +160,12 @@ impl SplitRing {
         let used_index = ring.used_index().load(Ordering::Acquire);
         ring.next_used = used_index;
         ring.published = used_index;
+        if base == 0 {
+            // Chains are returned in the order in which they were taken, so both count the same.
+            ring.seen_avail = used_index;
+            ring.next_avail = used_index;
+            ring.oldest = used_index;
+        }
         Ok(ring)
     }
 

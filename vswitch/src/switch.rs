@@ -21,9 +21,9 @@ use crate::counters::{DirectionCounters, ShardCounters};
 use crate::event::{self, Event};
 use crate::external::{Device, OpenError};
 use crate::l2;
-use crate::port::{Policy, Port, Status, features};
+use crate::port::{Plug, Policy, Port, Role, Status, features};
 use crate::shard::{self, Gone, Handle, Message, Notice, Report, Watch, Watchdog};
-use crate::socket::{Socket, SocketError};
+use crate::socket::SocketError;
 use crate::stats::{
     DirectionStats, ExternalStats, LinkStats, NodeStats, PortStats, ShardStats, Stats,
 };
@@ -53,17 +53,17 @@ pub struct Options {
 pub enum Sockets {
     /// In this folder, each as [`socket_path`] says.
     Folder(PathBuf),
-    /// Each, by the name of the port, `node.interface`, where it is said.
-    Each(Vec<(String, PathBuf)>),
+    /// Each, by the name of the port, `node.interface`, as it is said.
+    Each(Vec<(String, Plug)>),
 }
 
 impl Sockets {
-    fn path(&self, name: &str) -> Option<PathBuf> {
+    fn plug(&self, name: &str) -> Option<Plug> {
         match self {
-            Self::Folder(folder) => Some(socket_path(folder, name)),
+            Self::Folder(folder) => Some(Plug::Listen(socket_path(folder, name))),
             Self::Each(all) => {
                 let found = all.iter().find(|(port, _)| port == name);
-                found.map(|(_, path)| path.clone())
+                found.map(|(_, plug)| plug.clone())
             }
         }
     }
@@ -152,10 +152,10 @@ impl Switch {
         }
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
-            let path = options.sockets.path(&port.name);
-            let path = path.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
-            let socket = Socket::listen(&path)?;
-            ports.push(Arc::new(Port::new(port, socket)));
+            let plug = options.sockets.plug(&port.name);
+            let plug = plug.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
+            let role = Role::new(&plug)?;
+            ports.push(Arc::new(Port::new(port, role)));
         }
         let mut devices = Vec::with_capacity(plan.externals.len());
         for e in &plan.externals {

@@ -2,6 +2,7 @@
 
 pub mod attributes;
 mod external;
+mod limits;
 mod link;
 mod machine;
 mod switch;

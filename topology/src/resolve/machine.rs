@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::{PlacedAddress, Resolver};
 use crate::document::Path;
 use crate::file;
-use crate::model::{EndAction, EndPolicy, File, Interface, Machine, NodeKind, Ready, Role, Route};
+use crate::model::{
+    EndAction, EndPolicy, File, Interface, Limits, Machine, NodeKind, Ready, Role, Route,
+};
 use crate::net::{Cidr, MacAddr};
 use crate::quantity::{Size, Time};
 
@@ -28,6 +30,7 @@ pub(super) struct Defaults {
     rootfs: Option<PathBuf>,
     mtu: u16,
     queue_size: u16,
+    limits: Limits,
 }
 
 impl Resolver<'_> {
@@ -41,6 +44,7 @@ impl Resolver<'_> {
             rootfs: self.optional_path(written.rootfs.as_deref(), &path.at("rootfs")),
             mtu: self.mtu(written.mtu, &path).unwrap_or(1500),
             queue_size: self.queue_size(written.queue_size, &path).unwrap_or(1024),
+            limits: self.limits(written.cpu.as_ref(), written.host_memory, &path),
         }
     }
 
@@ -68,6 +72,9 @@ impl Resolver<'_> {
             frr: None,
             ready: self.ready(written.ready.as_ref(), &path.at("ready")),
             on: end_policy(&written.on),
+            limits: self
+                .limits(written.cpu.as_ref(), written.host_memory, path)
+                .or(&defaults.limits),
         };
         for (name, interface) in written.interfaces.iter().flatten() {
             let path = path.at("interfaces").at(name.as_str());

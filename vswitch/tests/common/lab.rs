@@ -56,6 +56,7 @@ impl Lab {
             frr: None,
             ready: None,
             on: EndPolicy::default(),
+            limits: topology::model::Limits::default(),
         };
         self.node(name, NodeKind::Machine(Box::new(machine)))
     }

@@ -8,12 +8,14 @@ mod copies;
 mod ends;
 mod faults;
 mod launch;
+mod limits;
 mod measure;
 mod offloads;
 mod operate;
 mod outside;
 mod queues;
 mod shell;
+mod user;
 
 use std::process::ExitCode;
 
@@ -51,6 +53,10 @@ const LABS: &[(&str, Run)] = &[
     ("copies::one_per_frame", copies::one_per_frame),
     ("operate::links_live", operate::links_live),
     ("operate::nodes_live", operate::nodes_live),
+    ("user::not_root", user::not_root),
+    ("user::others_are_refused", user::others_are_refused),
+    ("limits::enforced", limits::enforced),
+    ("limits::not_enforced", limits::not_enforced),
     ("offloads::on_and_off", offloads::on_and_off),
 ];
 
@@ -66,6 +72,7 @@ const QEMU_ONLY: &[(&str, Run)] = &[
 
 const KVM_ONLY: &[(&str, Run)] = &[
     ("measure::router_with_24_nics", measure::router_with_24_nics),
+    ("limits::delegated", limits::delegated),
     ("measure::iperf", measure::iperf),
     ("measure::overhead", measure::overhead),
     ("measure::boot_time", measure::boot_time),

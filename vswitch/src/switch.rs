@@ -111,6 +111,8 @@ pub enum StartError {
 pub struct Switch {
     view: Arc<View>,
     threads: Vec<JoinHandle<()>>,
+    /// Those that were made for the sockets of ports.
+    folders: Vec<PathBuf>,
     /// Ends last: no shard can be held up while its thread is waited for.
     _watchdog: Watchdog,
 }
@@ -150,10 +152,14 @@ impl Switch {
         if let Some(cpu) = options.cpus.iter().find(|cpu| !is_allowed(**cpu)) {
             return Err(StartError::Processor(*cpu));
         }
+        let mut folders = Vec::new();
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
             let path = options.sockets.path(&port.name);
             let path = path.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
+            if let Sockets::Folder(_) = &options.sockets {
+                folders.extend(make_folder_of(&path)?);
+            }
             let socket = Socket::listen(&path)?;
             ports.push(Arc::new(Port::new(port, socket)));
         }
@@ -207,6 +213,7 @@ impl Switch {
         let mut switch = Self {
             view: Arc::new(view),
             threads,
+            folders,
             _watchdog: watchdog,
         };
         let view = Arc::clone(&switch.view);
@@ -262,6 +269,10 @@ impl Drop for Switch {
         for thread in self.threads.drain(..) {
             // A panic has been reported by the thread itself.
             let _ = thread.join();
+        }
+        for folder in &self.folders {
+            // Somebody may have put something else there.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }
@@ -455,9 +466,23 @@ fn describe(node: &NodePlan, notice: l2::Notice) -> String {
     }
 }
 
-/// Where the front-end of the interface `name` (`node.interface`) connects.
+/// Where the front-end of the interface `name` (`node.interface`) connects: each node has a folder of its own, so that its machine
+/// need not see the sockets of others.
 pub fn socket_path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{name}.sock"))
+    let (node, interface) = name.split_once('.').unwrap_or(("", name));
+    folder.join(node).join(format!("{interface}.sock"))
+}
+
+/// Makes the folder of a node's sockets, unless it is there.
+fn make_folder_of(socket: &Path) -> Result<Option<PathBuf>, SocketError> {
+    let Some(folder) = socket.parent() else {
+        return Ok(None);
+    };
+    match std::fs::create_dir(folder) {
+        Ok(()) => Ok(Some(folder.to_owned())),
+        Err(_) if folder.is_dir() => Ok(None),
+        Err(error) => Err(SocketError::Io(folder.to_owned(), error)),
+    }
 }
 
 fn port_stats(port: &Port) -> PortStats {

@@ -35,4 +35,4 @@ pub use config::{NicConfig, NodeConfig, Order};
 pub use end::{End, EndReason};
 pub use error::Error;
 pub use serial::SerialLog;
-pub use vm::run;
+pub use vm::{Opened, open, run};

@@ -4,6 +4,7 @@ mod events;
 mod exec;
 mod links;
 mod logs;
+mod peer;
 mod problem;
 pub mod types;
 
@@ -19,6 +20,7 @@ use crate::lab::links::Links;
 use crate::lab::orders::{Orders, Refusal};
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
+use crate::usage;
 use types::{Kind, Lab, Node, NodeOrder, Phase, Problem};
 
 /// What every request may need.
@@ -54,7 +56,7 @@ pub async fn serve(listener: UnixListener, api: Api) {
     let ended = async move {
         let _ = phases.wait_for(|&phase| phase == Phase::Ended).await;
     };
-    if let Err(error) = axum::serve(listener, router)
+    if let Err(error) = axum::serve(peer::OwnListener(listener), router)
         .with_graceful_shutdown(ended)
         .await
     {
@@ -63,7 +65,7 @@ pub async fn serve(listener: UnixListener, api: Api) {
 }
 
 async fn lab(Shared(api): Shared<Api>) -> Json<Lab> {
-    Json(api.state.lab())
+    Json(usage::of_lab(api.state.lab()))
 }
 
 async fn stop(Shared(api): Shared<Api>) -> StatusCode {
@@ -72,11 +74,11 @@ async fn stop(Shared(api): Shared<Api>) -> StatusCode {
 }
 
 async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
-    Json(api.state.lab().nodes)
+    Json(usage::of_lab(api.state.lab()).nodes)
 }
 
 async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Node>, Problem> {
-    Ok(Json(api.find(&name)?.1))
+    Ok(Json(usage::of_node(api.find(&name)?.1)))
 }
 
 /// Has a machine do something. Answered when it is done; a machine that is to boot has then begun to.

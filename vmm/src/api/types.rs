@@ -33,8 +33,65 @@ pub struct Lab {
     /// Why it ends, if that is an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// How its processes are jailed.
+    pub isolation: IsolationReport,
+    /// Why limits that the topology sets are not enforced, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_missing: Option<String>,
     /// In the order of the file.
     pub nodes: Vec<Node>,
+}
+
+/// How far processes are jailed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IsolationReport {
+    /// In one word.
+    pub level: IsolationLevel,
+    /// What of the jail this machine does not have or forbids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+/// How far a process is jailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IsolationLevel {
+    /// As `docs/isolation.md` says.
+    Full,
+    /// As far as this machine allows.
+    Relaxed,
+    /// Not at all.
+    None,
+}
+
+/// What the topology says a node may take of the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NodeLimits {
+    /// Processors, or parts of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// Share of processors when others want them too; 100 is usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
+    /// The processors it runs on; any if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processors: Vec<u16>,
+    /// Bytes beyond its guest's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Whether all of it is enforced; if not, the lab says why.
+    pub enforced: bool,
+}
+
+/// What the process of a node takes of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Processor time since its latest boot, milliseconds.
+    pub cpu_ms: u64,
+    /// Bytes of resident memory beside the guest's: its own, and of programs, which processes share.
+    pub memory: u64,
+    /// Bytes of the guest's memory that are resident.
+    pub guest_memory: u64,
 }
 
 /// How far a lab is.
@@ -91,6 +148,15 @@ pub struct Node {
     /// How its guest ended the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_end: Option<End>,
+    /// How its process is jailed; nothing that lives in the switch has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<IsolationLevel>,
+    /// What it may take of the host, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<NodeLimits>,
+    /// What its process takes of the host now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Usage>,
 }
 
 /// What a node is.

@@ -1,6 +1,7 @@
 //! The command line: one module per verb.
 
 mod check;
+mod enter;
 mod exec;
 mod generate;
 mod launch;
@@ -39,6 +40,7 @@ Environment:
   HOPYARD_IMAGE    folder of the guest image, as --image
   HOPYARD_CACHE    where images are kept (default: $XDG_CACHE_HOME/hopyard, ~/.cache/hopyard)
   HOPYARD_RUN      where running labs are kept (default: /run/hopyard, $XDG_RUNTIME_DIR/hopyard)
+  HOPYARD_ISOLATION  how far the lab's processes are jailed, as --isolation
   HOPYARD_VSWITCH  the vswitch program (default: beside vmm)
   HOPYARD_QEMU     the QEMU program (default: qemu-system-x86_64)";
 
@@ -74,6 +76,9 @@ enum Verb {
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
+    /// Enter a jail, then become a program
+    #[command(hide = true)]
+    Enter(enter::EnterArgs),
     /// Wait for the lab process to be gone, then remove what is left
     #[command(hide = true)]
     Janitor(janitor::JanitorArgs),
@@ -129,6 +134,7 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => (false, generate::man(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
+        Verb::Enter(args) => (false, enter::run(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),
     };
     result.unwrap_or_else(|failure| {

@@ -283,7 +283,7 @@ fn line(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::Kind;
+    use crate::api::types::{IsolationLevel, IsolationReport, Kind};
 
     fn node(state: NodeState) -> Node {
         Node {
@@ -302,6 +302,9 @@ mod tests {
             },
             message: Some("no route\nto host".into()),
             last_end: None,
+            isolation: None,
+            limits: None,
+            usage: None,
         }
     }
 
@@ -332,6 +335,11 @@ mod tests {
             phase: Phase::Starting,
             ready_ms: None,
             failure: None,
+            isolation: IsolationReport {
+                level: IsolationLevel::Full,
+                missing: vec![],
+            },
+            limits_missing: None,
             nodes: vec![node(NodeState::Booting)],
         };
         let changes = [

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod children;
 mod describe;
+mod ground;
 pub mod janitor;
 pub mod links;
 mod node;
@@ -24,10 +25,12 @@ use topology::model::{self, NodeKind, Role, Topology};
 
 use crate::api;
 use crate::api::types::{BootTimes, Interface, Kind, Lab, Node, NodeState, Phase};
+use crate::cgroup::LabGroup;
 use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
+use crate::isolation::Isolation;
 use janitor::{Janitor, SharedJanitor};
 use links::Links;
 use orders::Orders;
@@ -57,6 +60,8 @@ pub struct Plan {
     pub boot_timeout: Duration,
     /// How many machines boot at the same time.
     pub boots_at_once: usize,
+    /// How its processes are jailed.
+    pub isolation: Isolation,
 }
 
 /// A lab that is about to run: its API listens, nothing else is started.
@@ -67,8 +72,7 @@ pub struct Prepared {
     orders: Vec<Option<Orders>>,
     links: Arc<Links>,
     folder: RunFolder,
-    file: PathBuf,
-    switch_program: PathBuf,
+    switch: switch::Setup,
     listener: UnixListener,
     janitor: SharedJanitor,
     keeper: JoinHandle<()>,
@@ -76,6 +80,8 @@ pub struct Prepared {
     boot_timeout: Duration,
     boots_at_once: usize,
     state: State,
+    isolation: Isolation,
+    group: Option<Arc<LabGroup>>,
 }
 
 /// What every machine of a lab shares.
@@ -86,6 +92,10 @@ struct Context {
     janitor: SharedJanitor,
     turns: Arc<Semaphore>,
     boot_timeout: Duration,
+    isolation: Isolation,
+    paths: LabPaths,
+    /// If its machines have limits that take one, and it can be had.
+    group: Option<Arc<LabGroup>>,
     /// Becomes true when the lab ends.
     stop: watch::Sender<bool>,
 }
@@ -103,21 +113,31 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let switch_program = switch::program()?;
     let links = Arc::new(Links::new(&plan.topology, paths.vswitch()));
     let (machines, orders) = machines(plan, &paths, &links)?;
+    ground::check_processors(&plan.topology)?;
     let folder = root.create(&plan.name)?;
-    match set_up(plan, &folder) {
+    let (group, limits_missing) = ground::make_group(plan);
+    match set_up(plan, &folder, group.as_ref()) {
         Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
             orders,
             links,
-            file: plan.file.clone(),
-            switch_program,
             listener,
             janitor,
             keeper,
             engine: plan.choice.engine.clone(),
             boot_timeout: plan.boot_timeout,
             boots_at_once: plan.boots_at_once,
-            state: State::new(view(plan)),
+            state: State::new(view(plan, limits_missing)),
+            isolation: plan.isolation.clone(),
+            switch: switch::Setup {
+                program: switch_program,
+                topology: plan.file.clone(),
+                namespaces: plan.isolation.of_switch(&plan.topology),
+                jail: plan
+                    .isolation
+                    .switch_plan(&plan.topology, &folder.paths.ports()),
+            },
+            group: group.map(Arc::new),
             folder,
         }),
         Err(error) => {
@@ -132,12 +152,15 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
 fn set_up(
     plan: &Plan,
     folder: &RunFolder,
+    group: Option<&LabGroup>,
 ) -> std::io::Result<(SharedJanitor, JoinHandle<()>, UnixListener)> {
-    let (janitor, keeper) = janitor::start(folder)?;
+    // First, so that whoever removes the folder knows what else there is.
     folder.write_record(&LabRecord {
         pid: std::process::id(),
         file: plan.file.clone(),
+        groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
     })?;
+    let (janitor, keeper) = janitor::start(folder)?;
     for node in &plan.topology.nodes {
         folder.create_node(&node.name)?;
     }
@@ -156,6 +179,11 @@ impl Prepared {
         &self.folder.paths
     }
 
+    /// Why limits of the topology are not enforced, if so.
+    pub fn limits_missing(&self) -> Option<String> {
+        self.state.lab().limits_missing
+    }
+
     /// Runs the lab to its end. An error is why it ended, if nobody wished it to.
     pub async fn run(self, mut signals: EndSignals) -> Result<(), Failure> {
         let context = Context {
@@ -164,6 +192,9 @@ impl Prepared {
             janitor: self.janitor,
             turns: Arc::new(Semaphore::new(self.boots_at_once)),
             boot_timeout: self.boot_timeout,
+            isolation: self.isolation,
+            paths: self.folder.paths.clone(),
+            group: self.group,
             stop: watch::Sender::new(false),
         };
         let api = api::Api {
@@ -180,8 +211,7 @@ impl Prepared {
             &mut signals,
             self.machines,
             &self.links,
-            &self.switch_program,
-            &self.file,
+            &self.switch,
             &self.folder.paths,
         )
         .await;
@@ -203,13 +233,12 @@ async fn operate(
     signals: &mut EndSignals,
     machines: Vec<node::Machine>,
     links: &Arc<Links>,
-    switch_program: &std::path::Path,
-    file: &std::path::Path,
+    setup: &switch::Setup,
     paths: &LabPaths,
 ) -> Result<(), Failure> {
     let links = links.clone();
     let hear = move |news| links.hear(&news);
-    let (mut switch, ready) = match Switch::start(switch_program, file, paths, hear) {
+    let (mut switch, ready) = match Switch::start(setup, paths, hear) {
         Ok(switch) => switch,
         Err(failure) => {
             context.state.ending(Some(failure.message.clone()));
@@ -382,6 +411,7 @@ fn machines(
             },
             configure: describe::configure(&plan.topology, &node.name, machine)?,
             policy: machine.on,
+            limits: machine.limits.clone(),
             ready_timeout: machine
                 .ready
                 .as_ref()
@@ -429,6 +459,7 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
             free >> 20
         ));
     }
+    warnings.extend(plan.isolation.warnings());
     if matches!(plan.choice.engine, Engine::Qemu(_)) {
         for (node, machine) in each_machine(&plan.topology) {
             for interface in &machine.interfaces {
@@ -461,7 +492,7 @@ fn available_memory() -> Option<u64> {
     )
 }
 
-fn view(plan: &Plan) -> Lab {
+fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Lab {
         name: plan.name.clone(),
@@ -474,11 +505,22 @@ fn view(plan: &Plan) -> Lab {
         phase: Phase::Starting,
         ready_ms: None,
         failure: None,
-        nodes: plan.topology.nodes.iter().map(view_node).collect(),
+        isolation: plan.isolation.report(),
+        nodes: plan
+            .topology
+            .nodes
+            .iter()
+            .map(|node| view_node(plan, node, limits_missing.is_some()))
+            .collect(),
+        limits_missing,
     }
 }
 
-fn view_node(node: &model::Node) -> Node {
+fn view_node(plan: &Plan, node: &model::Node, group_missing: bool) -> Node {
+    let machine = match &node.kind {
+        NodeKind::Machine(machine) => Some(machine),
+        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
+    };
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
@@ -515,5 +557,8 @@ fn view_node(node: &model::Node) -> Node {
         boot: BootTimes::default(),
         message: None,
         last_end: None,
+        isolation: machine.map(|_| plan.isolation.report().level),
+        limits: machine.and_then(|machine| ground::limits(&machine.limits, group_missing)),
+        usage: None,
     }
 }

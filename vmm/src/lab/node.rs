@@ -7,10 +7,11 @@ use agent_protocol::{ToAgent, ToHost};
 use monitor::NodeConfig;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use topology::model::{EndAction, EndPolicy};
+use topology::model::{EndAction, EndPolicy, Limits};
 
 use super::Context;
 use super::agent::{Agent, AgentError};
+use super::ground;
 use super::links::Carriers;
 use super::orders::{self, Request};
 use super::state::State;
@@ -40,6 +41,8 @@ pub struct Machine {
     pub config: NodeConfig,
     /// For its agent.
     pub configure: ToAgent,
+    /// What its process may take of the host.
+    pub limits: Limits,
     /// What to do when its guest ends.
     pub policy: EndPolicy,
     /// How long its readiness condition may take.
@@ -240,7 +243,12 @@ impl Run {
             _ = self.stop.wait_for(|&stop| stop) => return Outcome::LabEnds,
         };
         let carriers = self.machine.carriers.clone();
-        let mut guest = match self.lab.engine.spawn(&self.machine.config, carriers) {
+        let ground = match ground::of(&self.lab, &self.machine) {
+            Ok(ground) => ground,
+            Err(error) => return Outcome::Failed(format!("its limits cannot be set: {error}")),
+        };
+        let config = &self.machine.config;
+        let mut guest = match self.lab.engine.spawn(config, carriers, &ground) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };

@@ -81,6 +81,40 @@ macro_rules! call {
     };
 }
 
+/// What any Rust thread needs to allocate, wait, tell the time and end.
+pub const THREAD: &[Call] = &[
+    call!(SYS_brk, "the allocator grows the heap"),
+    call!(SYS_mmap, 2, libc::PROT_EXEC => 0, "the allocator; a thread's signal stack"),
+    call!(SYS_mprotect, 2, libc::PROT_EXEC => 0, "the allocator grows an arena"),
+    call!(SYS_mremap, "the allocator resizes a large block"),
+    call!(SYS_munmap, "the allocator; the end of a thread"),
+    call!(
+        SYS_madvise,
+        2,
+        [libc::MADV_DONTNEED, libc::MADV_FREE],
+        "the allocator; the end of a thread"
+    ),
+    call!(SYS_futex, "locks, channels, waiting for threads"),
+    call!(SYS_sched_yield, "a lock that spins"),
+    call!(SYS_clock_gettime, "time, where the vDSO cannot tell it"),
+    call!(SYS_clock_nanosleep, "pauses"),
+    call!(
+        SYS_restart_syscall,
+        "a pause goes on after SIGSTOP and SIGCONT: `vmm node pause`"
+    ),
+    call!(SYS_rt_sigprocmask, "the end of a thread; abort"),
+    call!(SYS_rt_sigreturn, "the handler of a stack overflow returns"),
+    call!(SYS_rt_sigaction, "the handler of a stack overflow; abort"),
+    call!(SYS_sigaltstack, "the end of a thread"),
+    call!(SYS_getpid, "abort"),
+    call!(SYS_gettid, "a panic names its thread; abort"),
+    call!(SYS_tgkill, 2, [libc::SIGABRT], "abort"),
+    call!(SYS_exit, "the end of a thread"),
+    call!(SYS_exit_group, "the end of the process"),
+    call!(SYS_close, "descriptors that are of no use any more"),
+    call!(SYS_write, "eventfds, streams, warnings"),
+];
+
 /// Why a filter does not hold.
 #[derive(Debug, thiserror::Error)]
 pub enum FilterError {
@@ -201,4 +235,28 @@ impl When {
             }
         }
     }
+}
+
+/// For tests: compares the part of a Markdown file between the comments `<!-- begin: NAME -->` and `<!-- end: NAME -->` with `text`;
+/// with `UPDATE` in the environment replaces it.
+pub fn check_documentation(path: &std::path::Path, name: &str, text: &str) {
+    let (begin, end) = (
+        format!("<!-- begin: {name} -->\n"),
+        format!("<!-- end: {name} -->"),
+    );
+    let document = std::fs::read_to_string(path).expect("the documentation can be read");
+    let (before, rest) = document
+        .split_once(&begin)
+        .expect("the beginning is marked");
+    let (current, after) = rest.split_once(&end).expect("the end is marked");
+    if current == text {
+        return;
+    }
+    assert!(
+        std::env::var_os("UPDATE").is_some(),
+        "{} is not current; run this test with UPDATE=1",
+        path.display()
+    );
+    std::fs::write(path, format!("{before}{begin}{text}{end}{after}"))
+        .expect("the documentation can be written");
 }

@@ -103,6 +103,9 @@ pub enum Error {
 /// When the host forbids a part of it. The process is then partly jailed, and of no use.
 pub fn enter(plan: &Plan) -> Result<Entered, Error> {
     if plan.namespaces {
+        if !plan.network {
+            privileges::forbid_user_namespaces()?;
+        }
         root::replace(&plan.mounts)?;
     }
     privileges::limit(plan)?;

@@ -1,5 +1,6 @@
 //! What the kernel would still allow a process with an empty root.
 
+use std::fs;
 use std::io;
 
 use rustix::io::Errno;
@@ -12,6 +13,9 @@ use rustix::thread::{
 };
 
 use crate::{Error, Plan};
+
+/// How many users are mapped in the namespace that the system has started with.
+const WHOLE_RANGE: &str = "4294967295";
 
 fn fail(what: &'static str) -> impl FnOnce(Errno) -> Error {
     move |errno| Error::Privilege {
@@ -40,6 +44,21 @@ pub fn limit(plan: &Plan) -> Result<(), Error> {
         at_most(Resource::Nofile, plan.descriptors)?;
     }
     Ok(())
+}
+
+/// Forbids user namespaces below this process's own: in one it would have capabilities again, over what is in there, and with them a
+/// larger part of the kernel to attack. Needs `/proc`, and the capabilities of its namespace.
+pub fn forbid_user_namespaces() -> Result<(), Error> {
+    let fail = |source| Error::Privilege {
+        what: "forbid user namespaces",
+        source,
+    };
+    // The limit is that of the namespace which the writer is in, and in the host's it would be everybody's.
+    let map = fs::read_to_string("/proc/self/uid_map").map_err(fail)?;
+    if map.split_ascii_whitespace().next_back() == Some(WHOLE_RANGE) {
+        return Ok(());
+    }
+    fs::write("/proc/sys/user/max_user_namespaces", "0").map_err(fail)
 }
 
 /// Gives up all capabilities, those over the network excepted if `network`, and every way to get one back.

@@ -6,6 +6,7 @@
 mod bad_input;
 mod copies;
 mod ends;
+mod escapes;
 mod faults;
 mod launch;
 mod limits;
@@ -62,6 +63,7 @@ const LABS: &[(&str, Run)] = &[
 
 /// An emulated processor inside an emulated processor is too slow for the rates these need.
 const QEMU_ONLY: &[(&str, Run)] = &[
+    ("escapes::qemu_and_switch", escapes::qemu_and_switch),
     ("queues::in_the_link", queues::in_the_link),
     ("queues::in_the_guest", queues::in_the_guest),
     (
@@ -71,6 +73,7 @@ const QEMU_ONLY: &[(&str, Run)] = &[
 ];
 
 const KVM_ONLY: &[(&str, Run)] = &[
+    ("escapes::monitor", escapes::monitor),
     ("measure::router_with_24_nics", measure::router_with_24_nics),
     ("limits::delegated", limits::delegated),
     ("measure::iperf", measure::iperf),

@@ -18,6 +18,7 @@ mod cpu;
 mod device_loop;
 mod end;
 mod error;
+pub mod filters;
 mod interrupt;
 pub mod layout;
 mod memory;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Order;
 use crate::error::Error;
+use crate::filters::Confine;
 use crate::pci::Bus;
 use crate::virtio::net::Carrier;
 use crate::warn::warn;
@@ -19,8 +20,10 @@ pub fn obey(
     carriers: Vec<Carrier>,
     first_nic: usize,
     bus: Arc<Bus>,
+    confine: Confine,
 ) -> Result<(), Error> {
     let work = move || {
+        confine.this_thread();
         let mut line = Vec::new();
         loop {
             line.clear();

@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::config::NodeConfig;
 use crate::end::End;
 use crate::error::Error;
+use crate::filters::Filters;
 use crate::interrupt::Router;
 use crate::layout::{KVM_TSS, SERIAL_GSI};
 use crate::memory::GuestMemory;
@@ -104,11 +105,25 @@ impl Opened<'_> {
     /// # Errors
     /// What the monitor itself cannot do. A guest that panics is no error.
     pub fn run(self, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
-        run_opened(self, orders)
+        run_opened(self, &Filters::default(), orders)
+    }
+
+    /// The same, with a filter of system calls for every thread, this one included: nothing but what a monitor does is possible
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As above, and where the kernel has no filters.
+    pub fn run_confined(self, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
+        let filters = Filters::new().map_err(Error::Filter)?;
+        run_opened(self, &filters, orders)
     }
 }
 
-fn run_opened(opened: Opened<'_>, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
+fn run_opened(
+    opened: Opened<'_>,
+    filters: &Filters,
+    orders: impl BufRead + Send + 'static,
+) -> Result<End, Error> {
     let Opened {
         config,
         kvm,
@@ -145,6 +160,7 @@ fn run_opened(opened: Opened<'_>, orders: impl BufRead + Send + 'static) -> Resu
         bus: Bus::new(devices(
             config,
             (rootfs, agent),
+            filters,
             &carriers,
             &vm,
             &memory,
@@ -180,19 +196,29 @@ fn run_opened(opened: Opened<'_>, orders: impl BufRead + Send + 'static) -> Resu
         vcpus.push(vcpu);
     }
     drop(supported);
-    orders::obey(orders, carriers, FIRST_NIC, machine.bus.clone())?;
+    orders::obey(
+        orders,
+        carriers,
+        FIRST_NIC,
+        machine.bus.clone(),
+        filters.orders.clone(),
+    )?;
     tell(&Event::Started);
     for (id, mut vcpu) in (0..).zip(vcpus) {
         let machine = machine.clone();
         let ended = ended.clone();
+        let confine = filters.vcpu.clone();
         std::thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
+                confine.this_thread();
                 let _ = ended.send(vcpu::run(id, &mut vcpu, &machine));
             })
             .map_err(Error::system("start a processor thread"))?;
     }
     drop(ended);
+    // Last, as it has started the others.
+    filters.main.this_thread();
     let end = end.recv().unwrap_or_else(|_| {
         Err(Error::Vcpu {
             vcpu: 0,
@@ -253,6 +279,7 @@ const FIRST_NIC: usize = 3;
 fn devices(
     config: &NodeConfig,
     (rootfs, agent): (File, UnixListener),
+    filters: &Filters,
     carriers: &[Carrier],
     vm: &VmFd,
     memory: &GuestMemory,
@@ -271,7 +298,10 @@ fn devices(
         Arc::new(Mutex::new(console)),
         Arc::new(Mutex::new(rng)),
     );
-    device_loop::spawn(vec![blk.clone(), console.clone(), rng.clone()])?;
+    device_loop::spawn(
+        vec![blk.clone(), console.clone(), rng.clone()],
+        filters.devices.clone(),
+    )?;
 
     let mut devices: Vec<(Box<dyn VirtioDevice>, Vec<EventFd>)> = vec![
         (Box::new(blk), blk_kicks),
@@ -279,7 +309,7 @@ fn devices(
         (Box::new(rng), rng_kicks),
     ];
     debug_assert_eq!(devices.len(), FIRST_NIC);
-    let ports = crate::virtio::connect(net::sockets(&config.nics))?;
+    let ports = crate::virtio::connect(net::sockets(&config.nics), filters.switch.clone())?;
     let nics = config.nics.iter().zip(carriers).zip(ports).enumerate();
     for (index, ((nic, carrier), (client, offered))) in nics {
         let (net, kicks) = net::Net::new(index, nic, carrier.clone(), client, offered)?;

@@ -179,8 +179,12 @@ fn monitor(config: &Path, jail: Option<&Plan>) -> Result<(), Failure> {
         Failure::new(Code::General, format!("node {}: {error}", config.name))
     };
     let opened = monitor::open(&config).map_err(|error| failed(&error))?;
-    if let Some(plan) = jail {
-        jail::enter(plan).map_err(|error| failed(&error))?;
-    }
-    opened.run(input).map(drop).map_err(|error| failed(&error))
+    let end = match jail {
+        Some(plan) => {
+            jail::enter(plan).map_err(|error| failed(&error))?;
+            opened.run_confined(input)
+        }
+        None => opened.run(input),
+    };
+    end.map(drop).map_err(|error| failed(&error))
 }

@@ -134,6 +134,11 @@ bench-scale: build image ## Measure what a node costs, lab after lab of NODES; i
 	    tests/nested/run --memory $(NESTED_MEMORY) --timeout 3000 -- "$${measure[@]}"
 	fi
 
+.PHONY: pictures
+pictures: build image ## Make the pictures of the README anew, from a real lab
+	@.ci/setup pictures
+	VMM=$(vmm) ENGINE=$(ENGINE) docs/pictures/make
+
 .PHONY: clean
 clean: ## Remove what was built here; the image cache stays
 	cargo clean

@@ -11,11 +11,13 @@ mod faults;
 mod launch;
 mod limits;
 mod measure;
+mod nodes;
 mod offloads;
 mod operate;
 mod outside;
 mod queues;
 mod shell;
+mod tutorial;
 mod user;
 
 use std::process::ExitCode;
@@ -58,11 +60,15 @@ const LABS: &[(&str, Run)] = &[
     ("user::others_are_refused", user::others_are_refused),
     ("limits::enforced", limits::enforced),
     ("limits::not_enforced", limits::not_enforced),
+    ("operate::looked_at", operate::looked_at),
     ("offloads::on_and_off", offloads::on_and_off),
+    ("nodes::in_and_out", nodes::in_and_out),
+    ("nodes::story", nodes::story),
 ];
 
-/// An emulated processor inside an emulated processor is too slow for the rates these need.
+/// An emulated processor inside an emulated processor is too slow for the rates these need, and a page is typed once.
 const QEMU_ONLY: &[(&str, Run)] = &[
+    ("tutorial::typed", tutorial::typed),
     ("escapes::qemu_and_switch", escapes::qemu_and_switch),
     ("queues::in_the_link", queues::in_the_link),
     ("queues::in_the_guest", queues::in_the_guest),

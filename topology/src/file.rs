@@ -10,10 +10,12 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 use crate::quantity::{Size, Time};
 
+mod check;
 mod external;
 mod link;
 mod switch;
 
+pub use check::*;
 pub use external::*;
 pub use link::*;
 pub use switch::*;
@@ -42,6 +44,9 @@ pub struct Lab {
     /// What joins the nodes.
     #[serde(default)]
     pub links: Vec<Link>,
+    /// What should hold when the lab runs; `vmm verify` looks.
+    #[serde(default)]
+    pub checks: Vec<Check>,
 }
 
 /// How the switch waits.
@@ -142,9 +147,18 @@ pub struct Machine {
     pub routing: Option<Routing>,
     /// What has to hold before the node counts as ready.
     pub ready: Option<Ready>,
+    /// Hosts and routers that have to be ready before this one boots.
+    #[serde(default)]
+    pub after: Vec<String>,
     /// What happens when the guest ends.
     #[serde(default)]
     pub on: On,
+    /// Words for choosing nodes, as in `vmm exec --label role=core`.
+    #[serde(default)]
+    pub labels: IndexMap<String, String>,
+    /// Absolute paths of files and folders that `vmm save` collects.
+    #[serde(default)]
+    pub save: Vec<String>,
     /// What the node may take of the host's processors.
     pub cpu: Option<Cpu>,
     /// What the node's process may take of the host's memory beyond `memory`, 4MiB to 1024GiB; no limit by default.
@@ -216,12 +230,16 @@ pub struct FileDetails {
     pub mode: Option<String>,
 }
 
-/// What has to hold before a node counts as ready.
+/// What has to hold before a node counts as ready: exactly one of `exec`, `tcp` and `ospf-neighbors`.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Ready {
     /// A shell command run in the node, again and again until it exits with 0.
-    pub exec: String,
+    pub exec: Option<String>,
+    /// Something accepts connections there: a port of the node, or an address and a port as in `10.0.0.2:80`.
+    pub tcp: Option<Scalar>,
+    /// So many OSPF neighbors are in state Full, 1 to 10000.
+    pub ospf_neighbors: Option<u64>,
     /// How long that may take before the launch fails, 1s to 1440min; default 120s.
     pub timeout: Option<Time>,
 }

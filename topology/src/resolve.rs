@@ -5,7 +5,9 @@ mod external;
 mod limits;
 mod link;
 mod machine;
+mod startup;
 mod switch;
+mod verification;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -132,6 +134,7 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
                 },
                 nodes: Vec::new(),
                 links: Vec::new(),
+                checks: Vec::new(),
             },
             addresses: Vec::new(),
             routes: HashMap::new(),
@@ -145,6 +148,8 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
     resolver.finish_switches();
     resolver.externals_apart();
     resolver.finish_machines();
+    resolver.start_order();
+    resolver.checks();
     resolver.out
 }
 

@@ -60,6 +60,7 @@ fn main() {
     let address = listener.local_addr().unwrap();
     let boot = count_boot(address.as_pathname().unwrap());
     println!("Linux version 6.12 of {name}\x1b[31m\r\nbooting {boot}");
+    std::thread::spawn(serve_console);
     if fault == Fault::Panic {
         println!("Kernel panic - not syncing: VFS: unable to mount root");
         qmp.end("guest-panic");
@@ -78,6 +79,15 @@ fn main() {
 fn inherited(number: &str) -> UnixListener {
     // SAFETY: the lab hands over these descriptors for good, and each is asked for once.
     unsafe { UnixListener::from_raw_fd(number.parse().unwrap()) }
+}
+
+/// Its serial port: a prompt, and an echo of each line. Ends with the terminal, not the guest.
+fn serve_console() {
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        print!("{line}\x1b[31m\r\n# ");
+        std::io::stdout().flush().unwrap();
+    }
 }
 
 fn fault_of(node: &str) -> Fault {
@@ -265,7 +275,12 @@ impl Agent {
             "panic" => self.qmp.end("guest-panic"),
             _ => {}
         }
-        let mut command = Command::new(&argv[0]);
+        // The agent's own program, which only a guest has.
+        let program = match argv[0].as_str() {
+            "/sbin/hopyard-agent" => "agent-program",
+            program => program,
+        };
+        let mut command = Command::new(program);
         command.args(&argv[1..]).envs(env).process_group(0);
         command
             .stdin(Stdio::piped())

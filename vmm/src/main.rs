@@ -4,6 +4,7 @@ mod api;
 mod cgroup;
 mod cli;
 mod client;
+mod copy;
 mod engine;
 mod failure;
 mod image;
@@ -11,7 +12,9 @@ mod isolation;
 mod lab;
 mod process;
 mod sanitize;
-mod usage;
+mod session;
+mod units;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
-//! `{"op":"stats"}` is answered with `{"stats":{…}}`; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
+//! `{"op":"stats"}` is answered with `{"stats":{…}}`, and so is `{"op":"brief"}`, without lateness; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
 //! schedule, with `{"set":"done"}` as soon as they hold; `{"op":"reset","link":"…"}`, which makes a link what it was at the start, with
 //! `{"reset":"done"}`; `{"op":"capture",…}` with `{"capture":"started"}`, and then the connection
 //! carries pcapng, from the line feed on, until the client closes its writing half; everything else with `{"error":"…"}`.
@@ -51,6 +51,7 @@ struct Request {
 #[serde(rename_all = "kebab-case")]
 enum Op {
     Stats,
+    Brief,
     Set,
     Reset,
     Capture,
@@ -228,6 +229,12 @@ fn answer(view: &View, request: Request) -> Answer {
             set: None,
             capture: None,
         } => Answer::Stats(view.stats()),
+        Request {
+            op: Op::Brief,
+            link: None,
+            set: None,
+            capture: None,
+        } => Answer::Stats(view.brief()),
         Request {
             op: Op::Set,
             link: Some(link),

@@ -17,13 +17,13 @@ use crate::attributes::Attributes;
 use crate::capture::{FileRequest, Next, Registry, Session, SessionError};
 use crate::clock::Time;
 use crate::config::{ConfigError, ExternalPlan, LinkChange, LinkPlan, NodePlan, Plan};
-use crate::counters::ShardCounters;
+use crate::counters::{DirectionCounters, ShardCounters};
 use crate::event::{self, Event};
 use crate::external::{Device, OpenError};
 use crate::l2;
-use crate::port::{Policy, Port, Status, features};
+use crate::port::{Plug, Policy, Port, Role, Status, features};
 use crate::shard::{self, Gone, Handle, Message, Notice, Report, Watch, Watchdog};
-use crate::socket::{Socket, SocketError};
+use crate::socket::SocketError;
 use crate::stats::{
     DirectionStats, ExternalStats, LinkStats, NodeStats, PortStats, ShardStats, Stats,
 };
@@ -53,17 +53,17 @@ pub struct Options {
 pub enum Sockets {
     /// In this folder, each as [`socket_path`] says.
     Folder(PathBuf),
-    /// Each, by the name of the port, `node.interface`, where it is said.
-    Each(Vec<(String, PathBuf)>),
+    /// Each, by the name of the port, `node.interface`, as it is said.
+    Each(Vec<(String, Plug)>),
 }
 
 impl Sockets {
-    fn path(&self, name: &str) -> Option<PathBuf> {
+    fn plug(&self, name: &str) -> Option<Plug> {
         match self {
-            Self::Folder(folder) => Some(socket_path(folder, name)),
+            Self::Folder(folder) => Some(Plug::Listen(socket_path(folder, name))),
             Self::Each(all) => {
                 let found = all.iter().find(|(port, _)| port == name);
-                found.map(|(_, path)| path.clone())
+                found.map(|(_, plug)| plug.clone())
             }
         }
     }
@@ -155,13 +155,13 @@ impl Switch {
         let mut folders = Vec::new();
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
-            let path = options.sockets.path(&port.name);
-            let path = path.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
-            if let Sockets::Folder(_) = &options.sockets {
-                folders.extend(make_folder_of(&path)?);
+            let plug = options.sockets.plug(&port.name);
+            let plug = plug.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
+            if let (Sockets::Folder(_), Plug::Listen(path)) = (&options.sockets, &plug) {
+                folders.extend(make_folder_of(path)?);
             }
-            let socket = Socket::listen(&path)?;
-            ports.push(Arc::new(Port::new(port, socket)));
+            let role = Role::new(&plug)?;
+            ports.push(Arc::new(Port::new(port, role)));
         }
         let mut devices = Vec::with_capacity(plan.externals.len());
         for e in &plan.externals {
@@ -280,6 +280,15 @@ impl Drop for Switch {
 impl View {
     /// All counters.
     pub fn stats(&self) -> Stats {
+        self.read(DirectionStats::read)
+    }
+
+    /// All counters but lateness, which takes most of the time: for those who ask often.
+    pub fn brief(&self) -> Stats {
+        self.read(DirectionStats::brief)
+    }
+
+    fn read(&self, direction: ReadDirection) -> Stats {
         let now = Time::now();
         let links = self.links.iter().zip(&self.attributes);
         Stats {
@@ -291,7 +300,7 @@ impl View {
                 .map(|(plan, status)| external_stats(plan, status))
                 .collect(),
             links: links
-                .map(|(link, attributes)| link_stats(link, &attributes.at(now)))
+                .map(|(link, attributes)| link_stats(link, &attributes.at(now), direction))
                 .collect(),
             nodes: self
                 .nodes
@@ -517,16 +526,16 @@ fn external_stats(plan: &ExternalPlan, status: &Status) -> ExternalStats {
     }
 }
 
-fn link_stats(link: &LinkPlan, attributes: &[Direction; 2]) -> LinkStats {
+/// How much of the counters of a direction is read.
+type ReadDirection = fn(&str, &str, &DirectionCounters) -> DirectionStats;
+
+fn link_stats(link: &LinkPlan, attributes: &[Direction; 2], direction: ReadDirection) -> LinkStats {
     let [a, b] = &link.ends;
     let [there, back] = &link.directions;
     LinkStats {
         name: link.name.clone(),
         attributes: attributes.each_ref().map(Direction::written),
-        directions: [
-            DirectionStats::read(a, b, there),
-            DirectionStats::read(b, a, back),
-        ],
+        directions: [direction(a, b, there), direction(b, a, back)],
     }
 }
 

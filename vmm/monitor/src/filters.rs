@@ -99,7 +99,8 @@ pub const SWITCH: Table = Table {
 pub const ORDERS: Table = Table {
     name: "vmm node: orders",
     calls: &[call!(SYS_read, "orders")],
-    with: &[THREAD],
+    // What is typed has the log written at once.
+    with: &[THREAD, SERIAL_LOG],
 };
 
 /// Waits for the end of the guest and reports it.

@@ -196,13 +196,9 @@ fn run_opened(
         vcpus.push(vcpu);
     }
     drop(supported);
-    orders::obey(
-        orders,
-        carriers,
-        FIRST_NIC,
-        machine.bus.clone(),
-        filters.orders.clone(),
-    )?;
+    let (bus, ports) = (machine.bus.clone(), machine.ports.clone());
+    let confine = filters.orders.clone();
+    orders::obey(orders, carriers, FIRST_NIC, bus, ports, confine)?;
     tell(&Event::Started);
     for (id, mut vcpu) in (0..).zip(vcpus) {
         let machine = machine.clone();

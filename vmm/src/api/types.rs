@@ -1,14 +1,23 @@
 //! What the API says, for both of its sides.
 
+mod report;
+mod usage;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_protocol::{ExitStatus, WindowSize};
+use capture_filter::Instruction;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+pub use report::{Asked, Delivered, LinkReport, Report, Verdict};
+pub use usage::{HostUsage, NodeUsage, ProcessUsage, Usage};
 
 /// A lab and all its nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Lab {
     /// Its name.
     pub name: String,
@@ -16,9 +25,13 @@ pub struct Lab {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The topology file.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// Process number of the lab process.
     pub pid: u32,
+    /// Process number of the virtual switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_pid: Option<u32>,
     /// What runs the machines.
     pub engine: EngineName,
     /// Why this engine.
@@ -43,7 +56,7 @@ pub struct Lab {
 }
 
 /// How far processes are jailed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct IsolationReport {
     /// In one word.
     pub level: IsolationLevel,
@@ -53,7 +66,7 @@ pub struct IsolationReport {
 }
 
 /// How far a process is jailed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum IsolationLevel {
     /// As `docs/isolation.md` says.
@@ -65,7 +78,7 @@ pub enum IsolationLevel {
 }
 
 /// What the topology says a node may take of the host.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct NodeLimits {
     /// Processors, or parts of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,19 +96,8 @@ pub struct NodeLimits {
     pub enforced: bool,
 }
 
-/// What the process of a node takes of the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Usage {
-    /// Processor time since its latest boot, milliseconds.
-    pub cpu_ms: u64,
-    /// Bytes of resident memory beside the guest's: its own, and of programs, which processes share.
-    pub memory: u64,
-    /// Bytes of the guest's memory that are resident.
-    pub guest_memory: u64,
-}
-
 /// How far a lab is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Not every node has been ready, or has failed, yet.
@@ -109,7 +111,7 @@ pub enum Phase {
 }
 
 /// What runs machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {
     /// Hopyard's monitor on KVM.
@@ -119,7 +121,7 @@ pub enum EngineName {
 }
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -127,11 +129,20 @@ pub struct Node {
     pub kind: Kind,
     /// How far it is.
     pub state: NodeState,
+    /// What its topology says for choosing nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Its NICs.
     pub interfaces: Vec<Interface>,
     /// Of an external node: what it leads to, as in `tap hop0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<String>,
+    /// Bytes of its memory, if it is a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Its virtual processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u8>,
     /// Process number of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -154,13 +165,13 @@ pub struct Node {
     /// What it may take of the host, if that is limited.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<NodeLimits>,
-    /// What its process takes of the host now.
+    /// What its process has taken of the host since its latest boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub usage: Option<Usage>,
+    pub usage: Option<ProcessUsage>,
 }
 
 /// What a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A machine that does not forward.
@@ -176,7 +187,7 @@ pub enum Kind {
 }
 
 /// How far a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     /// Its turn to boot has not come.
@@ -199,8 +210,17 @@ pub enum NodeState {
     Failed,
 }
 
+/// What is worth keeping of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Keep {
+    /// It runs routing daemons, so their configuration.
+    pub routing: bool,
+    /// Files and folders, by absolute path.
+    pub paths: Vec<String>,
+}
+
 /// What can be asked of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeOrder {
     /// Boot it, if it is down.
@@ -216,7 +236,7 @@ pub enum NodeOrder {
 }
 
 /// A NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     /// Its name inside the node.
     pub name: String,
@@ -224,10 +244,13 @@ pub struct Interface {
     pub mac: String,
     /// `address/prefix`.
     pub addresses: Vec<String>,
+    /// Bytes of the largest IP packet.
+    #[serde(default)]
+    pub mtu: u16,
 }
 
 /// A link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -238,13 +261,14 @@ pub struct Link {
 }
 
 /// One direction of a link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LinkDirection {
     /// Where it comes from: `node:interface`, of a switch or hub `node:port`, or the name of an external node.
     pub from: String,
     /// Where it leads.
     pub to: String,
     /// What it is set to now, apart from defaults, as the topology file has it.
+    #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
     /// What has happened on it so far.
     pub counters: LinkCounters,
@@ -252,7 +276,7 @@ pub struct LinkDirection {
 
 /// What is counted of one direction of a link. What went in and was duplicated has come out, was dropped, or is still
 /// inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkCounters {
     /// Frames that entered.
     pub in_frames: u64,
@@ -279,9 +303,9 @@ pub struct LinkCounters {
 }
 
 /// Quantiles of a lateness, in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lateness {
-    /// Frames that were delivered.
+    /// Frames that were delivered by a link that holds frames up.
     pub count: u64,
     /// Half of them were not later than this.
     pub p50: u64,
@@ -289,6 +313,41 @@ pub struct Lateness {
     pub p99: u64,
     /// The latest.
     pub max: u64,
+    /// The histogram, as the switch has it; `/metrics` gives it away: the greatest value of each bucket, and how many fell into it.
+    #[serde(default, skip_serializing)]
+    #[schema(ignore)]
+    pub buckets: Vec<(u64, u64)>,
+}
+
+/// What is to be captured (docs/capture.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureRequest {
+    /// Names of links; none means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Where on their way; none means after delivery.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<CapturePoint>,
+    /// Which frames: a program of classic BPF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<u32>>>)]
+    pub filter: Option<Vec<Instruction>>,
+    /// The most bytes kept of each frame, 1 to 262144; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
+}
+
+/// Where a frame can be captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapturePoint {
+    /// Entering the link, before its queue
+    Before,
+    /// Delivered at the other end
+    After,
+    /// Dropped, with the reason as the packet's comment
+    Drops,
 }
 
 /// Milliseconds from the start of a node's process to each state.
@@ -296,7 +355,7 @@ pub struct Lateness {
     clippy::struct_field_names,
     reason = "the unit belongs into names that JSON readers see"
 )]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootTimes {
     /// The agent answered.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -310,7 +369,7 @@ pub struct BootTimes {
 }
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct End {
     /// The way it ended.
     pub reason: EndReason,
@@ -319,7 +378,7 @@ pub struct End {
 }
 
 /// The ways a guest can end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     /// It switched itself off.
@@ -357,7 +416,7 @@ impl std::fmt::Display for End {
 }
 
 /// One record of the event stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Milliseconds since launch.
     pub at_ms: u64,
@@ -367,7 +426,7 @@ pub struct Event {
 }
 
 /// What an event tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Change {
     /// First record of every stream: how things stand.
@@ -393,6 +452,17 @@ pub enum Change {
         /// The link as it is now.
         link: Box<Link>,
     },
+    /// One direction of a link has got or lost its carrier.
+    Carrier {
+        /// The link's name.
+        link: String,
+        /// Where the direction comes from.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Whether there is a carrier now.
+        up: bool,
+    },
     /// Something a person should know.
     Notice {
         /// The node it is about.
@@ -410,7 +480,7 @@ pub enum Change {
 
 /// Text messages of a client on an exec WebSocket. Binary messages are bytes for standard input; the client
 /// sends no more of them than the window allows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecRequest {
     /// First message: what to run.
@@ -425,6 +495,7 @@ pub enum ExecRequest {
         cwd: Option<String>,
         /// Run it on a pty of this size.
         #[serde(default)]
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         tty: Option<WindowSize>,
     },
     /// End of standard input.
@@ -436,17 +507,18 @@ pub enum ExecRequest {
     },
     /// The terminal has a new size.
     Resize {
-        /// The size.
+        /// The size, in character cells.
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         size: WindowSize,
     },
 }
 
 /// Text messages of the lab on an exec WebSocket. Binary messages are output: a byte that names the stream
-/// ([`STDOUT`] or [`STDERR`]), then the data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// (1: standard output, 2: standard error), then the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecReply {
-    /// More bytes of standard input may be sent; at the start the window is [`agent_protocol::INITIAL_WINDOW`].
+    /// More bytes of standard input may be sent; at the start it may be 262144.
     Credit {
         /// Bytes.
         bytes: u32,
@@ -460,7 +532,8 @@ pub enum ExecReply {
     },
     /// The command has ended and all output was sent. Last message.
     Exited {
-        /// How it ended.
+        /// How it ended: with a code, or by a signal (`{"signal": 9}`).
+        #[schema(value_type = Object, example = json!({"code": 0}))]
         status: ExitStatus,
     },
     /// The node ended, or its agent broke off. Last message.
@@ -476,7 +549,7 @@ pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 
 /// An error, as RFC 9457 describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// HTTP status.
     pub status: u16,

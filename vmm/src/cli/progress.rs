@@ -67,7 +67,7 @@ pub async fn watch(
                 }
             }
             // Whoever changes a link sees it there.
-            Change::Link { .. } => {}
+            Change::Link { .. } | Change::Carrier { .. } => {}
             Change::Notice { node, message } => screen.notice(node.as_deref(), &message),
             Change::Lost { count } => screen.notice(None, &format!("{count} events were lost")),
             Change::Lab { phase, failure } => {
@@ -290,8 +290,11 @@ mod tests {
             name: "r1".into(),
             kind: Kind::Router,
             state,
+            labels: std::collections::BTreeMap::new(),
             interfaces: vec![],
             external: None,
+            memory: None,
+            vcpus: None,
             pid: None,
             kernel: None,
             restarts: 0,
@@ -328,6 +331,7 @@ mod tests {
             name: "lab".into(),
             description: None,
             file: "/lab.json".into(),
+            switch_pid: None,
             pid: 1,
             engine: crate::api::types::EngineName::Kvm,
             engine_reason: String::new(),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use monitor::NodeConfig;
 use rustix::process::Signal;
 use rustix::thread::CpuSet;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::types::{End, EndReason, EngineName};
@@ -24,6 +24,9 @@ use crate::process::{Command, Process};
 
 /// How long the words of a process that has ended may take to arrive.
 const STORY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Messages typed on a serial port that wait for the machine.
+const TYPED: usize = 16;
 
 /// An engine that was chosen and checked.
 #[derive(Debug, Clone)]
@@ -60,9 +63,28 @@ pub struct Ground {
 pub struct Guest {
     /// Its process.
     pub pid: u32,
+    /// Its serial port.
+    pub console: Console,
     /// How it ended, once.
     pub ended: oneshot::Receiver<End>,
     kill: Option<oneshot::Sender<()>>,
+}
+
+/// Types on the serial port of a machine; clones share it. What the machine writes there is in its log.
+#[derive(Debug, Clone)]
+pub struct Console(mpsc::Sender<Vec<u8>>);
+
+impl Console {
+    /// That of a machine, and what it gets to read.
+    fn new() -> (Self, mpsc::Receiver<Vec<u8>>) {
+        let (sender, typed) = mpsc::channel(TYPED);
+        (Self(sender), typed)
+    }
+
+    /// Types, as soon as there is room; nothing tells that somebody looks at the log. False if the machine has ended.
+    pub async fn type_in(&self, bytes: Vec<u8>) -> bool {
+        self.0.send(bytes).await.is_ok()
+    }
 }
 
 impl Engine {
@@ -116,6 +138,7 @@ impl Guest {
     /// Attends `child` until it ends. `story` is what the guest did, as the process has told it.
     fn attend(
         mut child: Process,
+        console: Console,
         story: JoinHandle<Option<End>>,
         last_words: (LastWords, JoinHandle<()>),
     ) -> Self {
@@ -143,6 +166,7 @@ impl Guest {
         });
         Self {
             pid,
+            console,
             ended,
             kill: Some(kill),
         }

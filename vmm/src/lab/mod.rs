@@ -6,12 +6,17 @@ mod describe;
 mod ground;
 pub mod janitor;
 pub mod links;
+pub mod metrics;
 mod node;
 pub mod orders;
+pub mod record;
+pub mod report;
 pub mod run_folder;
 pub mod state;
 mod switch;
+pub mod usage;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -21,10 +26,12 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use topology::model::{self, NodeKind, Role, Topology};
+use topology::model::{self, Check, NodeKind, Role, Topology};
 
 use crate::api;
-use crate::api::types::{BootTimes, Interface, Kind, Lab, Node, NodeState, Phase};
+use crate::api::types::{
+    BootTimes, Interface, IsolationLevel, Keep, Kind, Lab, Node, NodeState, Phase,
+};
 use crate::cgroup::LabGroup;
 use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
@@ -71,6 +78,8 @@ pub struct Prepared {
     /// By node; nothing of what lives in the switch.
     orders: Vec<Option<Orders>>,
     links: Arc<Links>,
+    checks: Arc<[Check]>,
+    keep: Arc<[Keep]>,
     folder: RunFolder,
     switch: switch::Setup,
     listener: UnixListener,
@@ -121,6 +130,8 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             machines,
             orders,
             links,
+            checks: plan.topology.checks.clone().into(),
+            keep: plan.topology.nodes.iter().map(keep).collect(),
             listener,
             janitor,
             keeper,
@@ -201,8 +212,17 @@ impl Prepared {
             state: self.state.clone(),
             paths: self.folder.paths.clone(),
             links: self.links.clone(),
+            captures: api::Captures::default(),
+            checks: self.checks,
+            keep: self.keep,
             orders: self.orders.into(),
+            record: Arc::default(),
         };
+        tokio::spawn(record::keep(
+            api.record.clone(),
+            self.links.clone(),
+            self.state.clone(),
+        ));
         let server = tokio::spawn(api::serve(self.listener, api));
         // Whoever launches the lab is to see all of it, even a failure at once.
         let _ = tokio::time::timeout(AUDIENCE, self.state.subscribed()).await;
@@ -237,7 +257,12 @@ async fn operate(
     paths: &LabPaths,
 ) -> Result<(), Failure> {
     let links = links.clone();
-    let hear = move |news| links.hear(&news);
+    let state = context.state.clone();
+    let hear = move |news| {
+        if let Some(change) = links.hear(&news) {
+            state.tell(change);
+        }
+    };
     let (mut switch, ready) = match Switch::start(setup, paths, hear) {
         Ok(switch) => switch,
         Err(failure) => {
@@ -246,6 +271,7 @@ async fn operate(
         }
     };
     context.janitor().watch(switch.pid);
+    context.state.set_switch(Some(switch.pid));
     let mut running = JoinSet::new();
     let asked = context.state.stop_asked();
     let result = {
@@ -272,6 +298,7 @@ async fn operate(
     let pid = switch.pid;
     switch.stop().await;
     context.janitor().forget(pid);
+    context.state.set_switch(None);
     result
 }
 
@@ -412,6 +439,7 @@ fn machines(
             configure: describe::configure(&plan.topology, &node.name, machine)?,
             policy: machine.on,
             limits: machine.limits.clone(),
+            after: machine.after.clone(),
             ready_timeout: machine
                 .ready
                 .as_ref()
@@ -452,7 +480,8 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     let asked: u64 = each_machine(&plan.topology)
         .map(|(_, machine)| machine.memory)
         .sum();
-    if let Some(free) = available_memory().filter(|&free| asked > free) {
+    let free = usage::host().map(|host| host.memory_available);
+    if let Some(free) = free.filter(|&free| asked > free) {
         warnings.push(format!(
             "the machines have {} MiB of memory together, this machine has {} MiB available; nodes may be killed",
             asked >> 20,
@@ -476,51 +505,45 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     warnings
 }
 
-/// Bytes this machine can give away without swapping.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(
-        line.trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse::<u64>()
-            .ok()?
-            << 10,
-    )
-}
-
 fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let isolation = plan.isolation.report();
+    let level = isolation.level;
     Lab {
         name: plan.name.clone(),
         description: plan.topology.description.clone(),
         file: plan.file.clone(),
         pid: std::process::id(),
+        switch_pid: None,
         engine: plan.choice.engine.name(),
         engine_reason: plan.choice.reason.clone(),
         started: started.unwrap_or_default().as_secs(),
         phase: Phase::Starting,
         ready_ms: None,
         failure: None,
-        isolation: plan.isolation.report(),
+        isolation,
         nodes: plan
             .topology
             .nodes
             .iter()
-            .map(|node| view_node(plan, node, limits_missing.is_some()))
+            .map(|node| view_node(node, level, limits_missing.is_some()))
             .collect(),
         limits_missing,
     }
 }
 
-fn view_node(plan: &Plan, node: &model::Node, group_missing: bool) -> Node {
-    let machine = match &node.kind {
-        NodeKind::Machine(machine) => Some(machine),
-        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
-    };
+fn keep(node: &model::Node) -> Keep {
+    match &node.kind {
+        NodeKind::Machine(machine) => Keep {
+            routing: machine.frr.is_some(),
+            paths: machine.save.clone(),
+        },
+        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => Keep::default(),
+    }
+}
+
+/// A node as it is before it is started, its process jailed as `isolation` says.
+pub fn view_node(node: &model::Node, isolation: IsolationLevel, group_missing: bool) -> Node {
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
@@ -538,26 +561,37 @@ fn view_node(plan: &Plan, node: &model::Node, group_missing: bool) -> Node {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
+                mtu: interface.mtu,
             });
             (kind, interfaces.collect())
         }
+    };
+    let machine = match &node.kind {
+        NodeKind::Machine(machine) => Some(machine),
+        _ => None,
     };
     Node {
         name: node.name.clone(),
         kind,
         state: NodeState::Waiting,
+        labels: match &node.kind {
+            NodeKind::Machine(machine) => machine.labels.clone(),
+            _ => BTreeMap::new(),
+        },
         interfaces,
         external: match &node.kind {
             NodeKind::External(external) => Some(external.to_string()),
             _ => None,
         },
+        memory: machine.map(|machine| machine.memory),
+        vcpus: machine.map(|machine| machine.vcpus),
         pid: None,
         kernel: None,
         restarts: 0,
         boot: BootTimes::default(),
         message: None,
         last_end: None,
-        isolation: machine.map(|_| plan.isolation.report().level),
+        isolation: machine.map(|_| isolation),
         limits: machine.and_then(|machine| ground::limits(&machine.limits, group_missing)),
         usage: None,
     }

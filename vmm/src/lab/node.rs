@@ -45,6 +45,8 @@ pub struct Machine {
     pub limits: Limits,
     /// What to do when its guest ends.
     pub policy: EndPolicy,
+    /// The places of those that have to be ready before its first boot.
+    pub after: Vec<usize>,
     /// How long its readiness condition may take.
     pub ready_timeout: Duration,
     /// Which of its NICs have a carrier.
@@ -80,12 +82,16 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         lab,
         was_ready: false,
     };
+    if !run.predecessors().await {
+        return Ok(());
+    }
     let mut attempts = 0;
     loop {
         let before = Instant::now();
         run.was_ready = false;
         let outcome = run.boot().await;
         run.lab.state.set_agent(run.machine.index, None);
+        run.lab.state.set_console(run.machine.index, None);
         let rests = match outcome {
             Outcome::LabEnds => return Ok(()),
             Outcome::Ordered(request) => {
@@ -138,6 +144,26 @@ struct Run {
 }
 
 impl Run {
+    /// Waits until the machines that come before this one are ready; false if the lab ends. One that fails or has ended
+    /// holds up nobody: the launch tells of it, and a person may want to see how the rest gets on.
+    async fn predecessors(&mut self) -> bool {
+        for other in std::mem::take(&mut self.machine.after) {
+            let state = tokio::select! {
+                state = self.lab.state.settled(other) => state,
+                _ = self.stop.wait_for(|&stop| stop) => return false,
+            };
+            if state != NodeState::Ready
+                && let Some(other) = self.lab.state.node(other)
+            {
+                let message = format!("boots although {} did not get ready", other.name);
+                self.lab
+                    .state
+                    .notice(Some(&self.machine.config.name), message);
+            }
+        }
+        true
+    }
+
     fn was_configured(&self) -> bool {
         let node = self.lab.state.node(self.machine.index);
         node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
@@ -254,6 +280,8 @@ impl Run {
         };
         let pid = guest.pid;
         self.lab.janitor().watch(pid);
+        let console = Some(guest.console.clone());
+        self.lab.state.set_console(self.machine.index, console);
         let started = Instant::now();
         self.lab.state.update(self.machine.index, |node| {
             node.state = NodeState::Booting;

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::agent::Agent;
 use crate::api::types::{Change, Event, Lab, Link, Node, NodeState, Phase};
+use crate::engine::Console;
 
 /// Records a slow reader of events may lag behind before it loses some.
 const EVENT_BACKLOG: usize = 4096;
@@ -29,16 +30,22 @@ struct Shared {
 struct Inner {
     lab: Lab,
     agents: Vec<Option<Agent>>,
+    consoles: Vec<Option<Console>>,
 }
 
 impl State {
     /// The state of a lab that starts now.
     pub fn new(lab: Lab) -> Self {
         let agents = lab.nodes.iter().map(|_| None).collect();
+        let consoles = lab.nodes.iter().map(|_| None).collect();
         let phase = watch::Sender::new(lab.phase);
         Self(Arc::new(Shared {
             launched: Instant::now(),
-            inner: Mutex::new(Inner { lab, agents }),
+            inner: Mutex::new(Inner {
+                lab,
+                agents,
+                consoles,
+            }),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             phase,
             stop: Notify::new(),
@@ -62,7 +69,8 @@ impl State {
         }
     }
 
-    fn elapsed_ms(&self) -> u64 {
+    /// Milliseconds since launch.
+    pub fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.0.launched.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -105,19 +113,23 @@ impl State {
         change(node);
         let node = Box::new(node.clone());
         self.send(Change::Node { node });
-        let settled = |node: &Node| {
-            matches!(
-                node.state,
-                NodeState::Ready
-                    | NodeState::Failed
-                    | NodeState::Paused
-                    | NodeState::Stopped
-                    | NodeState::Ended
-            )
-        };
-        if inner.lab.phase == Phase::Starting && inner.lab.nodes.iter().all(settled) {
+        let all_settled = inner.lab.nodes.iter().all(|node| is_settled(node.state));
+        if inner.lab.phase == Phase::Starting && all_settled {
             inner.lab.ready_ms = Some(self.elapsed_ms());
             self.enter(&mut inner, Phase::Running, None);
+        }
+    }
+
+    /// Waits until a node is ready, or stays what it is without having got there.
+    pub async fn settled(&self, index: usize) -> NodeState {
+        let mut changes = self.0.events.subscribe();
+        loop {
+            match self.node(index) {
+                Some(node) if !is_settled(node.state) => {}
+                node => return node.map_or(NodeState::Failed, |node| node.state),
+            }
+            // Whatever has changed, and however many records were missed.
+            let _ = changes.recv().await;
         }
     }
 
@@ -126,6 +138,16 @@ impl State {
         self.send(Change::Link {
             link: Box::new(link),
         });
+    }
+
+    /// Something has changed that is no part of the lab's description.
+    pub fn tell(&self, change: Change) {
+        self.send(change);
+    }
+
+    /// The switch runs, or no longer does.
+    pub fn set_switch(&self, pid: Option<u32>) {
+        self.inner().lab.switch_pid = pid;
     }
 
     /// Tells people something.
@@ -171,6 +193,18 @@ impl State {
         self.inner().agents.get(index).cloned().flatten()
     }
 
+    /// A node's serial port, or that there is none.
+    pub fn set_console(&self, index: usize, console: Option<Console>) {
+        if let Some(place) = self.inner().consoles.get_mut(index) {
+            *place = console;
+        }
+    }
+
+    /// A node's serial port, while its machine runs.
+    pub fn console(&self, index: usize) -> Option<Console> {
+        self.inner().consoles.get(index).cloned().flatten()
+    }
+
     /// Asks for the end of the lab.
     pub fn stop(&self) {
         self.0.stop.notify_one();
@@ -180,4 +214,16 @@ impl State {
     pub async fn stop_asked(&self) {
         self.0.stop.notified().await;
     }
+}
+
+/// Whether nothing more comes of it by itself.
+fn is_settled(state: NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::Ready
+            | NodeState::Failed
+            | NodeState::Paused
+            | NodeState::Stopped
+            | NodeState::Ended
+    )
 }

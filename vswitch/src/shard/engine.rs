@@ -410,7 +410,7 @@ impl Engine {
         }
     }
 
-    fn run_events(&mut self, now: Time) -> bool {
+    pub(super) fn run_events(&mut self, now: Time) -> bool {
         let mut left = EVENTS;
         while left > 0 {
             let change = self.schedule.front().map(|(at, _)| *at);
@@ -425,7 +425,7 @@ impl Engine {
             } else if change.is_some()
                 && let Some((at, change)) = self.schedule.pop_front()
             {
-                self.change(&change, at);
+                self.change_link(&change, at);
                 left -= 1;
             } else {
                 break;
@@ -439,6 +439,10 @@ impl Engine {
         let mut freed = false;
         let mut done = 0;
         while done < most {
+            done += self.land(lane, until, most - done);
+            if done == most {
+                break;
+            }
             done += 1;
             let Some((at, step)) = self.lanes[lane].shaper.step(until) else {
                 break;
@@ -457,9 +461,9 @@ impl Engine {
             }
         }
         self.agenda.schedule(lane, self.lanes[lane].shaper.next());
+        self.note_queue(lane);
         if freed {
             self.release_dropped(lane);
-            self.note_queue(lane);
             self.unblock(lane, now);
         }
         done
@@ -508,10 +512,7 @@ impl Engine {
                     && let Some(side) = &mut self.tx[port]
                 {
                     side.ring.complete(head);
-                    if !side.dirty {
-                        side.dirty = true;
-                        self.dirty_tx.push(port);
-                    }
+                    side.mark_dirty(port, &mut self.dirty_tx);
                 }
             }
             Place::Pool(slot) => self.pool.release(slot),
@@ -559,7 +560,7 @@ impl Engine {
     fn note_lateness(&mut self) {
         let shown = self.clock.map_or(self.now, |clock| clock());
         for (lane, ideal) in self.arrivals.drain(..) {
-            let late = shown.since(ideal).as_nanos() as u64;
+            let late = shown.as_nanos().saturating_sub(ideal.as_nanos());
             self.lanes[lane].counters.lateness.record(late);
         }
     }

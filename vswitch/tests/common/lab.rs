@@ -57,6 +57,9 @@ impl Lab {
             ready: None,
             on: EndPolicy::default(),
             limits: topology::model::Limits::default(),
+            after: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            save: Vec::new(),
         };
         self.node(name, NodeKind::Machine(Box::new(machine)))
     }
@@ -134,6 +137,7 @@ impl Lab {
             timing: self.timing,
             nodes: self.nodes,
             links: self.links,
+            checks: Vec::new(),
         }
     }
 

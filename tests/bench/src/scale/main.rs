@@ -147,7 +147,9 @@ fn measure(arguments: &Arguments, nodes: u32) -> Result<Measured> {
         boot_median_s: boots[boots.len() / 2] as f64 / 1000.0,
         host_memory: before.available.saturating_sub(after.available),
         guest_memory: usage().map(|usage| usage.guest_memory).sum(),
-        monitor_memory: usage().map(|usage| usage.memory).sum(),
+        monitor_memory: usage()
+            .map(|usage| usage.memory.saturating_sub(usage.guest_memory))
+            .sum(),
         idle_cpu,
         stop_s: lab.stop()?.as_secs_f64(),
     };

@@ -28,7 +28,7 @@ pub struct Sockets {
     pub agent: u8,
 }
 
-/// QEMU's arguments. The serial port goes to its standard output.
+/// QEMU's arguments. The serial port is its standard input and output.
 pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
     let mib = config.memory >> 20;
     let mut args = Args::default();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use monitor::NodeConfig;
 
-use super::{Ground, Guest, SpawnError, start, this_program};
+use super::{Console, Ground, Guest, SpawnError, start, this_program};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
@@ -84,10 +84,15 @@ impl Qemu {
                     .arguments(arguments)
             }
         };
-        let mut child = start(command.descriptors(sockets), &self.program, ground)?;
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            unreachable!("both are always there");
+        let command = command.with_stdin().descriptors(sockets);
+        let mut child = start(command, &self.program, ground)?;
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            unreachable!("standard input was asked for, and the others always are");
         };
+        let (console, typed) = Console::new();
+        tokio::spawn(serial::type_in(stdin, typed));
         let last_words = LastWords::listen(stderr);
         let words = last_words.0.clone();
         let serial_log = config.serial_log.clone();
@@ -101,7 +106,7 @@ impl Qemu {
             abort.abort();
             tell(shutdown.ok()?.ok()?, panic, &words.text())
         });
-        Ok(Guest::attend(child, story, last_words))
+        Ok(Guest::attend(child, console, story, last_words))
     }
 }
 

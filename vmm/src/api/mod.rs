@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use tokio::net::UnixListener;
 
 use crate::lab::links::Links;
-use crate::lab::orders::{Orders, Refusal};
+use crate::lab::orders::{Refusal, Roster};
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
 use types::{Kind, Lab, Node, NodeOrder, Phase, Problem};
@@ -30,8 +30,8 @@ pub struct Api {
     pub paths: LabPaths,
     /// Its links.
     pub links: Arc<Links>,
-    /// Who gives orders to each node; nobody to what lives in the switch.
-    pub orders: Arc<[Option<Orders>]>,
+    /// Who gives orders to which machine.
+    pub roster: Roster,
 }
 
 /// Serves the API until the lab has ended.
@@ -76,7 +76,7 @@ async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
 }
 
 async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Node>, Problem> {
-    Ok(Json(api.find(&name)?.1))
+    Ok(Json(api.find(&name)?))
 }
 
 /// Has a machine do something. Answered when it is done; a machine that is to boot has then begun to.
@@ -85,14 +85,14 @@ async fn order(
     Path(name): Path<String>,
     Json(order): Json<NodeOrder>,
 ) -> Result<Json<Node>, Problem> {
-    let (index, _) = api.find_machine(&name)?;
-    let Some(Some(orders)) = api.orders.get(index) else {
+    api.find_machine(&name)?;
+    let Some(orders) = api.roster.find(&name) else {
         return Err(Problem::inside_the_switch(&name));
     };
     let conflict =
         |refusal: Refusal| Problem::new(StatusCode::CONFLICT, format!("node {name}: {refusal}"));
     orders.give(order).await.map_err(conflict)?;
-    Ok(Json(api.find(&name)?.1))
+    Ok(Json(api.find(&name)?))
 }
 
 async fn unknown(uri: Uri) -> Problem {
@@ -103,20 +103,20 @@ async fn unknown(uri: Uri) -> Problem {
 }
 
 impl Api {
-    fn find(&self, name: &str) -> Result<(usize, Node), Problem> {
-        let lab = self.state.lab();
-        if let Some(index) = lab.nodes.iter().position(|node| node.name == name) {
-            return Ok((index, lab.nodes[index].clone()));
+    fn find(&self, name: &str) -> Result<Node, Problem> {
+        if let Some(node) = self.state.node(name) {
+            return Ok(node);
         }
+        let lab = self.state.lab();
         let names: Vec<_> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
         Err(Problem::no_such_node(name, &lab.name, &names))
     }
 
     /// A node with a kernel of its own.
-    fn find_machine(&self, name: &str) -> Result<(usize, Node), Problem> {
-        let (index, node) = self.find(name)?;
+    fn find_machine(&self, name: &str) -> Result<Node, Problem> {
+        let node = self.find(name)?;
         match node.kind {
-            Kind::Host | Kind::Router => Ok((index, node)),
+            Kind::Host | Kind::Router => Ok(node),
             Kind::Switch | Kind::Hub | Kind::External => Err(Problem::inside_the_switch(name)),
         }
     }

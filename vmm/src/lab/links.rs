@@ -1,5 +1,6 @@
 //! The links of a running lab: what they are set to, and which NICs have a carrier.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,8 +26,8 @@ pub type Carriers = watch::Receiver<Vec<bool>>;
 #[derive(Debug)]
 pub struct Links {
     ends: Vec<Ends>,
-    /// By node; nothing of what lives in the switch.
-    carriers: Vec<Option<watch::Sender<Vec<bool>>>>,
+    /// Of the machines, by name.
+    carriers: HashMap<String, watch::Sender<Vec<bool>>>,
     switch: PathBuf,
 }
 
@@ -35,7 +36,8 @@ struct Ends {
     name: String,
     /// For people: `node:interface`, of a switch or hub `node:port`, or just the name of an external node.
     names: [String; 2],
-    places: [Endpoint; 2],
+    /// The NIC at each end, if it is a machine's: the node's name, and its number there.
+    nics: [Option<(String, usize)>; 2],
 }
 
 /// Why the switch does not do what it is asked for.
@@ -62,9 +64,10 @@ struct Counted {
 impl Links {
     /// The links of `topology`, whose switch answers on `switch`.
     pub fn new(topology: &Topology, switch: PathBuf) -> Self {
-        let carriers = topology.nodes.iter().map(|node| match &node.kind {
+        let carriers = topology.nodes.iter().filter_map(|node| match &node.kind {
             NodeKind::Machine(machine) => {
-                Some(watch::Sender::new(vec![true; machine.interfaces.len()]))
+                let nics = vec![true; machine.interfaces.len()];
+                Some((node.name.clone(), watch::Sender::new(nics)))
             }
             NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
         });
@@ -76,7 +79,7 @@ impl Links {
                 .map(|link| Ends {
                     name: link.name.clone(),
                     names: link.ends.each_ref().map(|end| end_name(topology, end)),
-                    places: link.ends,
+                    nics: link.ends.map(|end| nic(topology, end)),
                 })
                 .collect(),
             switch,
@@ -89,9 +92,9 @@ impl Links {
         links
     }
 
-    /// Which NICs of the `node`-th node have a carrier; `None` if it has no NICs.
-    pub fn carriers(&self, node: usize) -> Option<Carriers> {
-        Some(self.carriers.get(node)?.as_ref()?.subscribe())
+    /// Which NICs of a node have a carrier; `None` if it is no machine.
+    pub fn carriers(&self, node: &str) -> Option<Carriers> {
+        Some(self.carriers.get(node)?.subscribe())
     }
 
     /// Passes on what the switch tells.
@@ -108,11 +111,11 @@ impl Links {
 
     /// A NIC has a carrier when light arrives: when the direction that leads to it is up.
     fn set_carrier(&self, ends: &Ends, direction: usize, up: bool) {
-        let Some(end) = ends.places.get(1 - direction.min(1)) else {
+        let Some(Some((node, nic))) = ends.nics.get(1 - direction.min(1)) else {
             return;
         };
-        if let Some(Some(carriers)) = self.carriers.get(end.node) {
-            carriers.send_if_modified(|nics| match nics.get_mut(end.port) {
+        if let Some(carriers) = self.carriers.get(node) {
+            carriers.send_if_modified(|nics| match nics.get_mut(*nic) {
                 Some(nic) if *nic != up => {
                     *nic = up;
                     true
@@ -212,6 +215,11 @@ fn describe(ends: &Ends, counted: Counted) -> Link {
     }
 }
 
+fn nic(topology: &Topology, end: Endpoint) -> Option<(String, usize)> {
+    let node = &topology.nodes[end.node];
+    matches!(node.kind, NodeKind::Machine(_)).then(|| (node.name.clone(), end.port))
+}
+
 fn end_name(topology: &Topology, end: &Endpoint) -> String {
     let node = &topology.nodes[end.node];
     match &node.kind {
@@ -237,10 +245,10 @@ mod tests {
             .unwrap()
             .topology;
         let links = Links::new(&topology, PathBuf::new());
-        let carriers = |node| links.carriers(node).map(|nics| nics.borrow().clone());
-        assert_eq!(carriers(0), Some(vec![true, true]));
-        assert_eq!(carriers(1), Some(vec![false]));
-        assert_eq!(carriers(2), None);
+        let carriers = |node: &str| links.carriers(node).map(|nics| nics.borrow().clone());
+        assert_eq!(carriers("a"), Some(vec![true, true]));
+        assert_eq!(carriers("b"), Some(vec![false]));
+        assert_eq!(carriers("s"), None);
         let carrier = |link: &str, direction, up| {
             links.hear(&News::Carrier {
                 link: link.to_owned(),
@@ -250,11 +258,11 @@ mod tests {
         };
         carrier("a:eth0--b:eth0", 0, true);
         carrier("a:eth1--s:0", 1, false);
-        assert_eq!(carriers(0), Some(vec![true, false]));
-        assert_eq!(carriers(1), Some(vec![true]));
+        assert_eq!(carriers("a"), Some(vec![true, false]));
+        assert_eq!(carriers("b"), Some(vec![true]));
         // What is none of ours changes nothing.
         carrier("a:eth1--s:0", 7, false);
         carrier("b:eth1--s", 0, false);
-        assert_eq!(carriers(0), Some(vec![true, false]));
+        assert_eq!(carriers("a"), Some(vec![true, false]));
     }
 }

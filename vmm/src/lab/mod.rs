@@ -30,7 +30,7 @@ use crate::failure::{Code, Failure};
 use crate::image::Image;
 use janitor::{Janitor, SharedJanitor};
 use links::Links;
-use orders::Orders;
+use orders::{Orders, Roster};
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
 use switch::Switch;
@@ -63,8 +63,7 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Prepared {
     machines: Vec<node::Machine>,
-    /// By node; nothing of what lives in the switch.
-    orders: Vec<Option<Orders>>,
+    roster: Roster,
     links: Arc<Links>,
     folder: RunFolder,
     file: PathBuf,
@@ -102,12 +101,12 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     check_socket_paths(plan, &paths)?;
     let switch_program = switch::program()?;
     let links = Arc::new(Links::new(&plan.topology, paths.vswitch()));
-    let (machines, orders) = machines(plan, &paths, &links)?;
+    let (machines, roster) = machines(plan, &paths, &links)?;
     let folder = root.create(&plan.name)?;
     match set_up(plan, &folder) {
         Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
-            orders,
+            roster,
             links,
             file: plan.file.clone(),
             switch_program,
@@ -170,7 +169,7 @@ impl Prepared {
             state: self.state.clone(),
             paths: self.folder.paths.clone(),
             links: self.links.clone(),
-            orders: self.orders.into(),
+            roster: self.roster,
         };
         let server = tokio::spawn(api::serve(self.listener, api));
         // Whoever launches the lab is to see all of it, even a failure at once.
@@ -252,11 +251,11 @@ fn start(
     machines: Vec<node::Machine>,
     running: &mut JoinSet<Result<(), String>>,
 ) {
-    for (index, node) in context.state.lab().nodes.iter().enumerate() {
+    for node in context.state.lab().nodes {
         if matches!(node.kind, Kind::Switch | Kind::Hub | Kind::External) {
             context
                 .state
-                .update(index, |node| node.state = NodeState::Ready);
+                .update(&node.name, |node| node.state = NodeState::Ready);
         }
     }
     for machine in machines {
@@ -333,24 +332,21 @@ fn each_machine(topology: &Topology) -> impl Iterator<Item = (&model::Node, &mod
     })
 }
 
-/// The machines, and for each node who gives it orders.
+/// The machines, and who gives them orders.
 fn machines(
     plan: &Plan,
     paths: &LabPaths,
     links: &Links,
-) -> Result<(Vec<node::Machine>, Vec<Option<Orders>>), Failure> {
+) -> Result<(Vec<node::Machine>, Roster), Failure> {
     let mut machines = Vec::new();
-    let mut orders = Vec::new();
-    for (index, node) in plan.topology.nodes.iter().enumerate() {
-        let (NodeKind::Machine(machine), Some(carriers)) = (&node.kind, links.carriers(index))
-        else {
-            orders.push(None);
+    let roster = Roster::default();
+    for (node, machine) in each_machine(&plan.topology) {
+        let Some(carriers) = links.carriers(&node.name) else {
             continue;
         };
-        let (sender, receiver) = Orders::new();
-        orders.push(Some(sender));
+        let (orders, receiver) = Orders::new();
+        roster.enter(&node.name, orders);
         machines.push(node::Machine {
-            index,
             config: NodeConfig {
                 name: node.name.clone(),
                 kernel: file_of(
@@ -390,7 +386,7 @@ fn machines(
             orders: receiver,
         });
     }
-    Ok((machines, orders))
+    Ok((machines, roster))
 }
 
 /// A node's own kernel or root, else the image's.

@@ -34,8 +34,6 @@ const SERIAL_LINES: usize = 12;
 /// A machine and what its lab knows about it.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its place among the lab's nodes.
-    pub index: usize,
     /// For its engine.
     pub config: NodeConfig,
     /// For its agent.
@@ -82,7 +80,7 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         let before = Instant::now();
         run.was_ready = false;
         let outcome = run.boot().await;
-        run.lab.state.set_agent(run.machine.index, None);
+        run.lab.state.set_agent(run.name(), None);
         let rests = match outcome {
             Outcome::LabEnds => return Ok(()),
             Outcome::Ordered(request) => {
@@ -135,8 +133,12 @@ struct Run {
 }
 
 impl Run {
+    fn name(&self) -> &str {
+        &self.machine.config.name
+    }
+
     fn was_configured(&self) -> bool {
-        let node = self.lab.state.node(self.machine.index);
+        let node = self.lab.state.node(self.name());
         node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
     }
 
@@ -153,8 +155,9 @@ impl Run {
             }
             EndReason::Crash => return Err(self.doom(end.to_string(), Some(end))),
         };
-        let name = &self.machine.config.name;
-        self.lab.state.notice(Some(name), format!("ended: {end}"));
+        self.lab
+            .state
+            .notice(Some(self.name()), format!("ended: {end}"));
         match action {
             EndAction::EndLab => {
                 let message =
@@ -180,7 +183,7 @@ impl Run {
 
     /// The machine is about to boot once more.
     fn again(&self, end: Option<End>) {
-        self.lab.state.update(self.machine.index, |node| {
+        self.lab.state.update(self.name(), |node| {
             node.state = NodeState::Waiting;
             node.restarts += 1;
             node.pid = None;
@@ -201,7 +204,7 @@ impl Run {
                     return true;
                 }
                 NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume => {
-                    request.refuse(state_of(&self.lab.state, self.machine.index));
+                    request.refuse(state_of(&self.lab.state, self.name()));
                 }
             }
         }
@@ -216,7 +219,7 @@ impl Run {
     }
 
     fn settle(&self, state: NodeState, message: Option<String>, end: Option<End>) {
-        self.lab.state.update(self.machine.index, |node| {
+        self.lab.state.update(self.name(), |node| {
             node.state = state;
             node.pid = None;
             node.message = message.or(node.message.take());
@@ -226,7 +229,7 @@ impl Run {
 
     /// The node has failed and takes the lab along; returns the reason for the lab's end.
     fn doom(&self, message: String, end: Option<End>) -> String {
-        let reason = format!("node {}: {message}", self.machine.config.name);
+        let reason = format!("node {}: {message}", self.name());
         // Before the node counts as settled, or the lab would be taken for running.
         self.lab.state.ending(Some(reason.clone()));
         self.settle(NodeState::Failed, Some(message), end);
@@ -247,7 +250,7 @@ impl Run {
         let pid = guest.pid;
         self.lab.janitor().watch(pid);
         let started = Instant::now();
-        self.lab.state.update(self.machine.index, |node| {
+        self.lab.state.update(self.name(), |node| {
             node.state = NodeState::Booting;
             node.pid = Some(pid);
             node.boot = BootTimes::default();
@@ -269,13 +272,13 @@ impl Run {
         turn: Option<OwnedSemaphorePermit>,
     ) -> Outcome {
         let mut stop = self.stop.clone();
-        let (state, index) = (self.lab.state.clone(), self.machine.index);
+        let (state, name) = (self.lab.state.clone(), self.name().to_owned());
         // Taken out, as the work below holds the rest.
         let mut orders = std::mem::replace(&mut self.machine.orders, mpsc::channel(1).1);
         let outcome = {
             let agent = self.follow_agent(started, turn);
             tokio::pin!(agent);
-            let mut control = Control::new(guest.pid, state, index);
+            let mut control = Control::new(guest.pid, state, name);
             loop {
                 tokio::select! {
                     end = &mut guest.ended => break Ok(ended(end.ok())),
@@ -338,8 +341,7 @@ impl Run {
                 }
             };
             let elapsed = u64::try_from(started.elapsed().as_millis()).ok();
-            let (state, index) = (&self.lab.state, self.machine.index);
-            let name = &self.machine.config.name;
+            let (state, name) = (&self.lab.state, &self.machine.config.name);
             match message {
                 ToHost::Hello {
                     version: theirs, ..
@@ -352,20 +354,20 @@ impl Run {
                 }
                 ToHost::Hello { kernel, .. } => {
                     phase = "configure its network";
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Configuring;
                         node.kernel = Some(sanitize::text(&kernel));
                         node.boot.booted_ms = elapsed;
                     });
                     agent.send(&self.machine.configure).await;
-                    state.set_agent(index, Some(agent.clone()));
+                    state.set_agent(name, Some(agent.clone()));
                 }
                 ToHost::Configured => {
                     phase = "meet its readiness condition";
                     // Readiness may depend on other nodes, whose turn has to come.
                     drop(turn.take());
                     deadline = Some(Instant::now() + self.machine.ready_timeout + READY_MARGIN);
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Configured;
                         node.boot.configured_ms = elapsed;
                     });
@@ -373,7 +375,7 @@ impl Run {
                 ToHost::Ready => {
                     deadline = None;
                     self.was_ready = true;
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Ready;
                         node.boot.ready_ms = elapsed;
                     });
@@ -382,7 +384,7 @@ impl Run {
                     drop(turn.take());
                     deadline = None;
                     let message = sanitize::text(&message);
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Failed;
                         node.message = Some(message);
                         // It runs, and a person may look; only its configuration has failed.
@@ -417,24 +419,24 @@ impl Run {
 struct Control {
     pid: u32,
     state: State,
-    index: usize,
+    name: String,
     /// What the node was when it was paused.
     before: NodeState,
 }
 
 impl Control {
-    fn new(pid: u32, state: State, index: usize) -> Self {
+    fn new(pid: u32, state: State, name: String) -> Self {
         Self {
             pid,
             state,
-            index,
+            name,
             before: NodeState::Ready,
         }
     }
 
     /// Gives the request back if it takes the guest's end.
     fn obey(&mut self, request: Request) -> Option<Request> {
-        let state = state_of(&self.state, self.index);
+        let state = state_of(&self.state, &self.name);
         match (request.order, state) {
             (NodeOrder::Stop | NodeOrder::Restart, _) => return Some(request),
             // Earlier, its time-outs would run on.
@@ -456,12 +458,12 @@ impl Control {
 
     fn enter(&self, state: NodeState) {
         orders::hold(self.pid, state == NodeState::Paused);
-        self.state.update(self.index, |node| node.state = state);
+        self.state.update(&self.name, |node| node.state = state);
     }
 }
 
-fn state_of(state: &State, index: usize) -> NodeState {
-    let node = state.node(index);
+fn state_of(state: &State, name: &str) -> NodeState {
+    let node = state.node(name);
     node.map_or(NodeState::Failed, |node| node.state)
 }
 

@@ -1,5 +1,8 @@
 //! What a person can ask of one machine while its lab runs.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use rustix::process::{Signal, kill_process_group};
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,6 +49,26 @@ impl Orders {
         let request = Request { order, answer };
         self.0.send(request).await.map_err(|_| Refusal::Ending)?;
         obeyed.await.unwrap_or(Err(Refusal::Ending))
+    }
+}
+
+/// Who gives orders to which machine of a lab; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Roster(Arc<Mutex<HashMap<String, Orders>>>);
+
+impl Roster {
+    /// Who gives orders to the machine called `name`.
+    pub fn find(&self, name: &str) -> Option<Orders> {
+        self.machines().get(name).cloned()
+    }
+
+    /// The machine called `name` takes its orders from here on.
+    pub fn enter(&self, name: &str, orders: Orders) {
+        self.machines().insert(name.to_owned(), orders);
+    }
+
+    fn machines(&self) -> MutexGuard<'_, HashMap<String, Orders>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

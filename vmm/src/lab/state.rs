@@ -1,5 +1,6 @@
 //! How a lab stands, and who wants to know.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -28,17 +29,20 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     lab: Lab,
-    agents: Vec<Option<Agent>>,
+    /// Of the nodes that have one.
+    agents: HashMap<String, Agent>,
 }
 
 impl State {
     /// The state of a lab that starts now.
     pub fn new(lab: Lab) -> Self {
-        let agents = lab.nodes.iter().map(|_| None).collect();
         let phase = watch::Sender::new(lab.phase);
         Self(Arc::new(Shared {
             launched: Instant::now(),
-            inner: Mutex::new(Inner { lab, agents }),
+            inner: Mutex::new(Inner {
+                lab,
+                agents: HashMap::new(),
+            }),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             phase,
             stop: Notify::new(),
@@ -72,8 +76,10 @@ impl State {
     }
 
     /// A node as it is now.
-    pub fn node(&self, index: usize) -> Option<Node> {
-        self.inner().lab.nodes.get(index).cloned()
+    pub fn node(&self, name: &str) -> Option<Node> {
+        let inner = self.inner();
+        let found = inner.lab.nodes.iter().find(|node| node.name == name);
+        found.cloned()
     }
 
     /// The lab as it is now, and everything that changes from then on.
@@ -97,9 +103,10 @@ impl State {
     }
 
     /// Changes a node.
-    pub fn update(&self, index: usize, change: impl FnOnce(&mut Node)) {
+    pub fn update(&self, name: &str, change: impl FnOnce(&mut Node)) {
         let mut inner = self.inner();
-        let Some(node) = inner.lab.nodes.get_mut(index) else {
+        let mut nodes = inner.lab.nodes.iter_mut();
+        let Some(node) = nodes.find(|node| node.name == name) else {
             return;
         };
         change(node);
@@ -160,15 +167,17 @@ impl State {
     }
 
     /// The way to a node's agent, or that there is none.
-    pub fn set_agent(&self, index: usize, agent: Option<Agent>) {
-        if let Some(place) = self.inner().agents.get_mut(index) {
-            *place = agent;
-        }
+    pub fn set_agent(&self, name: &str, agent: Option<Agent>) {
+        let agents = &mut self.inner().agents;
+        match agent {
+            Some(agent) => agents.insert(name.to_owned(), agent),
+            None => agents.remove(name),
+        };
     }
 
     /// The way to a node's agent, while it has one.
-    pub fn agent(&self, index: usize) -> Option<Agent> {
-        self.inner().agents.get(index).cloned().flatten()
+    pub fn agent(&self, name: &str) -> Option<Agent> {
+        self.inner().agents.get(name).cloned()
     }
 
     /// Asks for the end of the lab.

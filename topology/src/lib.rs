@@ -6,6 +6,7 @@
 pub mod assignment;
 mod check;
 mod de;
+pub mod difference;
 mod document;
 mod file;
 mod host;

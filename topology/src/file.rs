@@ -11,10 +11,12 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 use crate::quantity::{Size, Time};
 
 mod external;
+mod fault;
 mod link;
 mod switch;
 
 pub use external::*;
+pub use fault::*;
 pub use link::*;
 pub use switch::*;
 
@@ -42,6 +44,9 @@ pub struct Lab {
     /// What joins the nodes.
     #[serde(default)]
     pub links: Vec<Link>,
+    /// What goes wrong at which time.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
 }
 
 /// How the switch waits.

@@ -32,6 +32,34 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// In the order of the file.
     pub links: Vec<Link>,
+    /// What happens to machines, in the order of time. What happens to links is in their schedules.
+    pub node_faults: Vec<NodeFault>,
+}
+
+/// Something that happens to a machine at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFault {
+    /// Since the start of the lab's switch.
+    pub at: Duration,
+    /// Index into [`Topology::nodes`].
+    pub node: usize,
+    /// What is done to it.
+    pub order: NodeOrder,
+}
+
+/// What can be done to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeOrder {
+    /// It boots, if it is down.
+    Start,
+    /// It is taken down, as if its plug were pulled.
+    Stop,
+    /// Both.
+    Restart,
+    /// Its processors stand still.
+    Pause,
+    /// They go on.
+    Resume,
 }
 
 /// How the switch trades processor time for exact delivery times.
@@ -53,6 +81,16 @@ pub struct Node {
     pub name: String,
     /// What it is.
     pub kind: NodeKind,
+}
+
+impl Node {
+    /// What it is, if it is a machine.
+    pub fn machine(&self) -> Option<&Machine> {
+        match &self.kind {
+            NodeKind::Machine(machine) => Some(machine),
+            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
+        }
+    }
 }
 
 /// What a node is.

@@ -2,6 +2,7 @@
 
 pub mod attributes;
 mod external;
+mod fault;
 mod link;
 mod machine;
 mod switch;
@@ -131,6 +132,7 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
                 },
                 nodes: Vec::new(),
                 links: Vec::new(),
+                node_faults: Vec::new(),
             },
             addresses: Vec::new(),
             routes: HashMap::new(),
@@ -143,6 +145,7 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
     resolver.links();
     resolver.finish_switches();
     resolver.externals_apart();
+    resolver.faults();
     resolver.finish_machines();
     resolver.out
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Findings;
+use super::fault::times;
 use crate::document::Path;
 use crate::file::{self, AttributesRef, RateOrUnlimited, Toggle};
 use crate::host::Folder;
@@ -50,11 +51,14 @@ pub fn schedule(
         }
         latest = latest.max(change.at.0);
         let set = set(&change.set, &path.at("set"), folder, findings);
-        changes.push(Change {
-            at: change.at.0,
-            set,
-        });
+        let times = times(change.at, change.every, change.count, &path, findings);
+        changes.extend(times.into_iter().map(|at| Change {
+            at,
+            set: set.clone(),
+        }));
     }
+    // Of those at the same time, in the order of the file.
+    changes.sort_by_key(|change| change.at);
     changes
 }
 

@@ -133,6 +133,7 @@ impl Lab {
             timing: self.timing,
             nodes: self.nodes,
             links: self.links,
+            node_faults: Vec::new(),
         }
     }
 

@@ -77,11 +77,11 @@ impl View {
         );
         let rewiring = rewiring.map_err(StartError::from)?;
         let mut new = Inventory::default();
-        let mut waiting = Vec::new();
+        let (mut waiting, mut offers) = (Vec::new(), Vec::new());
         for plan in rewiring.present.ports {
             let known = old.ports.iter().find(|port| port.plan().is(&plan));
             if let Some(port) = known {
-                port.offer_offloads(plan.offloads);
+                offers.push((Arc::clone(port), plan.offloads));
                 new.ports.push(Arc::clone(port));
                 continue;
             }
@@ -135,6 +135,9 @@ impl View {
         let shards: Vec<_> = shards.map(|s| Rewire::new(s, changes.origin)).collect();
 
         // From here on nothing can fail but by the end of the switch.
+        for (port, offloads) in offers {
+            port.offer_offloads(offloads);
+        }
         for port in &old.ports {
             if !new.ports.iter().any(|stays| Arc::ptr_eq(stays, port)) {
                 port.close();

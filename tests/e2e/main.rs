@@ -4,6 +4,7 @@
 //! hardware virtualization or else the nested host of `tests/nested`.
 
 mod bad_input;
+mod change;
 mod copies;
 mod ends;
 mod faults;
@@ -51,6 +52,8 @@ const LABS: &[(&str, Run)] = &[
     ("copies::one_per_frame", copies::one_per_frame),
     ("operate::links_live", operate::links_live),
     ("operate::nodes_live", operate::nodes_live),
+    ("change::while_it_runs", change::while_it_runs),
+    ("change::a_partition_heals", change::a_partition_heals),
     ("offloads::on_and_off", offloads::on_and_off),
 ];
 

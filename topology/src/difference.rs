@@ -260,6 +260,10 @@ fn machine(old: &Machine, new: &Machine, aspects: &mut Vec<Aspect>) {
     note("routing", old.frr != new.frr, nothing);
     note("ready", old.ready != new.ready, nothing);
     note("on", old.on != new.on, nothing);
+    // What is not told apart above differs all the same.
+    if aspects.is_empty() && old != new {
+        aspects.push(Aspect::of("machine"));
+    }
 }
 
 fn interfaces(old: &[Interface], new: &[Interface]) -> String {

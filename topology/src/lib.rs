@@ -8,6 +8,7 @@ mod check;
 mod de;
 pub mod difference;
 mod document;
+pub mod edit;
 mod file;
 mod host;
 mod link;

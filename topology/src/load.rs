@@ -18,6 +18,8 @@ const MAX_FILE: u64 = 64 << 20;
 /// A usable topology.
 #[derive(Debug, Clone)]
 pub struct Loaded {
+    /// What stands in the file.
+    pub text: String,
     /// The lab.
     pub topology: Topology,
     /// What hardly means what it says; often empty.
@@ -95,6 +97,7 @@ impl Topology {
             .any(|diagnostic| diagnostic.severity == Severity::Error);
         match topology {
             Some(topology) if !failed => Ok(Loaded {
+                text: text.to_owned(),
                 topology,
                 warnings: Report::new(file, text, diagnostics),
             }),

@@ -15,7 +15,9 @@ use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
 
-use crate::api::types::{Event, Lab, Link, Node, NodeOrder, Problem};
+use crate::api::types::{
+    ChangePlan, Event, Lab, Link, Node, NodeOrder, Problem, TopologyRequest, TopologyText,
+};
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 
@@ -104,6 +106,21 @@ impl Client {
     pub async fn order(&self, node: &str, order: NodeOrder) -> Result<Node, Failure> {
         let path = format!("/v1/nodes/{}/order", segment(node));
         self.send(Method::POST, &path, &order).await
+    }
+
+    /// The topology of the lab.
+    pub async fn topology(&self) -> Result<TopologyText, Failure> {
+        self.json("/v1/topology").await
+    }
+
+    /// What it takes to make the lab another one.
+    pub async fn plan(&self, request: &TopologyRequest) -> Result<ChangePlan, Failure> {
+        self.send(Method::POST, "/v1/topology/plan", request).await
+    }
+
+    /// Makes the lab another one.
+    pub async fn apply(&self, request: &TopologyRequest) -> Result<ChangePlan, Failure> {
+        self.send(Method::PUT, "/v1/topology", request).await
     }
 
     /// All links.

@@ -5,6 +5,7 @@ mod exec;
 mod links;
 mod logs;
 mod problem;
+mod topology;
 pub mod types;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use tokio::net::UnixListener;
 
+use crate::lab::change::Changes;
 use crate::lab::links::Links;
 use crate::lab::orders::{Refusal, Roster};
 use crate::lab::run_folder::LabPaths;
@@ -32,6 +34,8 @@ pub struct Api {
     pub links: Arc<Links>,
     /// Who gives orders to which machine.
     pub roster: Roster,
+    /// Who makes it another lab.
+    pub changes: Arc<Changes>,
 }
 
 /// Serves the API until the lab has ended.
@@ -48,6 +52,16 @@ pub async fn serve(listener: UnixListener, api: Api) {
         .route("/v1/links", get(links::list))
         .route("/v1/links/{link}", get(links::find).patch(links::set))
         .route("/v1/links/{link}/reset", post(links::reset))
+        .route(
+            "/v1/topology",
+            get(topology::topology)
+                .put(topology::apply)
+                .layer(topology::limit()),
+        )
+        .route(
+            "/v1/topology/plan",
+            post(topology::plan).layer(topology::limit()),
+        )
         .route("/v1/events", get(events::events))
         .fallback(unknown)
         .with_state(api);

@@ -178,13 +178,13 @@ async fn change(target: &Target, set: Map<String, Value>) -> Result<(), Failure>
 
 /// A link that a person has named.
 #[derive(Debug)]
-struct Chosen<'a> {
-    link: &'a Link,
+pub(super) struct Chosen<'a> {
+    pub(super) link: &'a Link,
     /// Whether it was named by its first end; nothing if by neither.
     is_first: Option<bool>,
 }
 
-fn choose<'a>(links: &'a [Link], name: &str) -> Result<Chosen<'a>, Failure> {
+pub(super) fn choose<'a>(links: &'a [Link], name: &str) -> Result<Chosen<'a>, Failure> {
     if let Some(link) = links.iter().find(|link| link.name == name) {
         return Ok(Chosen {
             link,

@@ -1,5 +1,6 @@
 //! The command line: one module per verb.
 
+mod apply;
 mod check;
 mod exec;
 mod generate;
@@ -68,6 +69,12 @@ enum Verb {
     Node(node::NodeArgs),
     /// Look at links, and change them while traffic runs
     Link(link::LinkArgs),
+    /// Make a running lab what a topology file says; shows the plan first
+    Apply(apply::ApplyArgs),
+    /// Add nodes and links to a running lab
+    Add(apply::AddArgs),
+    /// Remove nodes or links from a running lab
+    Rm(apply::RmArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
@@ -129,6 +136,9 @@ pub fn main() -> ExitCode {
         Verb::Man(args) => (false, generate::man(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
+        Verb::Apply(args) => (args.how.json.json, apply::apply(&args)),
+        Verb::Add(args) => (args.how.json.json, apply::add(&args)),
+        Verb::Rm(args) => (args.json(), apply::rm(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),
     };
     result.unwrap_or_else(|failure| {

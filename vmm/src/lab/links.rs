@@ -1,7 +1,8 @@
 //! The links of a running lab: what they are set to, and which NICs have a carrier.
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,13 +26,33 @@ pub type Carriers = watch::Receiver<Vec<bool>>;
 /// The links of a lab.
 #[derive(Debug)]
 pub struct Links {
-    ends: Vec<Ends>,
-    /// Of the machines, by name.
-    carriers: HashMap<String, watch::Sender<Vec<bool>>>,
+    inner: RwLock<Inner>,
     switch: PathBuf,
 }
 
 #[derive(Debug)]
+struct Inner {
+    wiring: Wiring,
+    /// Links that people have set to something else than the topology says.
+    touched: BTreeSet<String>,
+}
+
+/// Which links there are, and which NICs they lead to.
+#[derive(Debug, Clone)]
+pub struct Wiring {
+    ends: Vec<Ends>,
+    /// Of the machines, by name.
+    nics: HashMap<String, Nics>,
+}
+
+/// The NICs of a machine.
+#[derive(Debug, Clone)]
+struct Nics {
+    names: Vec<String>,
+    carriers: watch::Sender<Vec<bool>>,
+}
+
+#[derive(Debug, Clone)]
 struct Ends {
     name: String,
     /// For people: `node:interface`, of a switch or hub `node:port`, or just the name of an external node.
@@ -57,44 +78,150 @@ pub enum LinkError {
 /// What the switch counts of a link.
 #[derive(Debug, Deserialize)]
 struct Counted {
+    name: String,
     attributes: [Map<String, Value>; 2],
     directions: [LinkCounters; 2],
+}
+
+impl Wiring {
+    /// That of `topology`; machines whose NICs are those of `old` keep what tells them of their carriers.
+    fn new(topology: &Topology, old: Option<&Self>) -> Self {
+        let nics = topology.nodes.iter().filter_map(|node| {
+            let names = node.machine()?.interfaces.iter().map(|i| i.name.clone());
+            let names: Vec<_> = names.collect();
+            let known = old.and_then(|old| old.nics.get(&node.name));
+            let known = known.filter(|nics| nics.names == names).cloned();
+            let nics = known.unwrap_or_else(|| Nics {
+                carriers: watch::Sender::new(vec![false; names.len()]),
+                names,
+            });
+            Some((node.name.clone(), nics))
+        });
+        let ends = topology.links.iter().map(|link| Ends {
+            name: link.name.clone(),
+            names: link.ends.each_ref().map(|end| end_name(topology, end)),
+            nics: link.ends.map(|end| nic(topology, end)),
+        });
+        Self {
+            nics: nics.collect(),
+            ends: ends.collect(),
+        }
+    }
+
+    /// Which NICs of a node have a carrier; `None` if it is no machine.
+    pub fn carriers(&self, node: &str) -> Option<Carriers> {
+        Some(self.nics.get(node)?.carriers.subscribe())
+    }
+
+    /// A NIC has a carrier when light arrives: when the direction that leads to it is up.
+    fn set_carrier(&self, ends: &Ends, direction: usize, up: bool) {
+        if let Some(Some((node, nic))) = ends.nics.get(1 - direction.min(1)) {
+            self.set_nic(node, *nic, up);
+        }
+    }
+
+    fn set_nic(&self, node: &str, nic: usize, up: bool) {
+        if let Some(nics) = self.nics.get(node) {
+            nics.carriers
+                .send_if_modified(|nics| match nics.get_mut(nic) {
+                    Some(nic) if *nic != up => {
+                        *nic = up;
+                        true
+                    }
+                    _ => false,
+                });
+        }
+    }
+
+    /// NICs without a link have no carrier.
+    fn darken_unlinked(&self) {
+        for (node, nics) in &self.nics {
+            for nic in 0..nics.names.len() {
+                let is_it = |end: &Option<(String, usize)>| {
+                    end.as_ref().is_some_and(|(n, i)| n == node && *i == nic)
+                };
+                let mut ends = self.ends.iter().flat_map(|ends| &ends.nics);
+                if !ends.any(is_it) {
+                    self.set_nic(node, nic, false);
+                }
+            }
+        }
+    }
 }
 
 impl Links {
     /// The links of `topology`, whose switch answers on `switch`.
     pub fn new(topology: &Topology, switch: PathBuf) -> Self {
-        let carriers = topology.nodes.iter().filter_map(|node| match &node.kind {
-            NodeKind::Machine(machine) => {
-                let nics = vec![true; machine.interfaces.len()];
-                Some((node.name.clone(), watch::Sender::new(nics)))
-            }
-            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
-        });
-        let links = Self {
-            carriers: carriers.collect(),
-            ends: topology
-                .links
-                .iter()
-                .map(|link| Ends {
-                    name: link.name.clone(),
-                    names: link.ends.each_ref().map(|end| end_name(topology, end)),
-                    nics: link.ends.map(|end| nic(topology, end)),
-                })
-                .collect(),
-            switch,
-        };
-        for (link, ends) in topology.links.iter().zip(&links.ends) {
+        let wiring = Wiring::new(topology, None);
+        for (link, ends) in topology.links.iter().zip(&wiring.ends) {
             for (direction, attributes) in link.directions.iter().enumerate() {
-                links.set_carrier(ends, direction, attributes.up);
+                wiring.set_carrier(ends, direction, attributes.up);
             }
         }
-        links
+        let touched = BTreeSet::new();
+        Self {
+            inner: RwLock::new(Inner { wiring, touched }),
+            switch,
+        }
     }
 
-    /// Which NICs of a node have a carrier; `None` if it is no machine.
-    pub fn carriers(&self, node: &str) -> Option<Carriers> {
-        Some(self.carriers.get(node)?.subscribe())
+    fn inner(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inner_mut(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is.
+    pub fn wiring(&self) -> Wiring {
+        self.inner().wiring.clone()
+    }
+
+    /// What there will be when the lab is what `topology` says.
+    pub fn rewired(&self, topology: &Topology) -> Wiring {
+        Wiring::new(topology, Some(&self.inner().wiring))
+    }
+
+    /// Has the switch run the topology in `config`, a copy of `file`; nothing has changed if it refuses. What there is from then on is
+    /// `wiring`; `renamed` links are those with other names than before, `None` if they are gone.
+    pub async fn apply(
+        &self,
+        config: &Path,
+        file: &Path,
+        wiring: Wiring,
+        renamed: &HashMap<String, Option<String>>,
+    ) -> Result<(), LinkError> {
+        let request = json!({"op": "apply", "config": config, "file": file});
+        self.ask(&request).await?;
+        {
+            let mut inner = self.inner_mut();
+            inner.wiring = wiring;
+            let touched = std::mem::take(&mut inner.touched).into_iter();
+            let name = |old: String| renamed.get(&old).cloned().unwrap_or(Some(old));
+            inner.touched = touched.filter_map(name).collect();
+            inner.wiring.darken_unlinked();
+        }
+        // What the switch has told of carriers that it did not know under their names yet is among this.
+        // A switch that does not answer now is about to end.
+        let links = self.list().await.unwrap_or_default();
+        let inner = self.inner();
+        for link in &links {
+            let mut ends = inner.wiring.ends.iter();
+            let Some(ends) = ends.find(|ends| ends.name == link.name) else {
+                continue;
+            };
+            for (number, direction) in [&link.forward, &link.backward].into_iter().enumerate() {
+                let up = direction.attributes.get("up").is_none_or(|up| *up != false);
+                inner.wiring.set_carrier(ends, number, up);
+            }
+        }
+        Ok(())
+    }
+
+    /// Links that people have set to something else than the topology says.
+    pub fn touched(&self) -> BTreeSet<String> {
+        self.inner().touched.clone()
     }
 
     /// Passes on what the switch tells.
@@ -104,30 +231,17 @@ impl Links {
             direction,
             up,
         } = news;
-        if let Some(ends) = self.ends.iter().find(|ends| ends.name == *link) {
-            self.set_carrier(ends, *direction, *up);
-        }
-    }
-
-    /// A NIC has a carrier when light arrives: when the direction that leads to it is up.
-    fn set_carrier(&self, ends: &Ends, direction: usize, up: bool) {
-        let Some(Some((node, nic))) = ends.nics.get(1 - direction.min(1)) else {
-            return;
-        };
-        if let Some(carriers) = self.carriers.get(node) {
-            carriers.send_if_modified(|nics| match nics.get_mut(*nic) {
-                Some(nic) if *nic != up => {
-                    *nic = up;
-                    true
-                }
-                _ => false,
-            });
+        let wiring = &self.inner().wiring;
+        if let Some(ends) = wiring.ends.iter().find(|ends| ends.name == *link) {
+            wiring.set_carrier(ends, *direction, *up);
         }
     }
 
     /// Names of the links.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.ends.iter().map(|ends| ends.name.as_str())
+    pub fn names(&self) -> Vec<String> {
+        let inner = self.inner();
+        let ends = inner.wiring.ends.iter();
+        ends.map(|ends| ends.name.clone()).collect()
     }
 
     /// All links as they are now.
@@ -139,10 +253,12 @@ impl Links {
         let answer = self.ask(&json!({"op": "stats"})).await?;
         let strange = |error: serde_json::Error| LinkError::Silent(error.to_string());
         let stats: Stats = serde_json::from_value(answer["stats"].clone()).map_err(strange)?;
-        let links = self.ends.iter().zip(stats.links);
-        Ok(links
-            .map(|(ends, counted)| describe(ends, counted))
-            .collect())
+        let inner = self.inner();
+        // The switch may just have become another one; it counts what it has.
+        let known = |name: &str| inner.wiring.ends.iter().find(|ends| ends.name == name);
+        let links = stats.links.into_iter();
+        let links = links.filter_map(|counted| Some(describe(known(&counted.name)?, counted)));
+        Ok(links.collect())
     }
 
     /// One link as it is now.
@@ -156,20 +272,21 @@ impl Links {
     pub async fn set(&self, name: &str, set: &Map<String, Value>) -> Result<(), LinkError> {
         self.known(name)?;
         self.ask(&json!({"op": "set", "link": name, "set": set}))
-            .await
-            .map(drop)
+            .await?;
+        self.inner_mut().touched.insert(name.to_owned());
+        Ok(())
     }
 
     /// Makes a link what the topology says.
     pub async fn reset(&self, name: &str) -> Result<(), LinkError> {
         self.known(name)?;
-        self.ask(&json!({"op": "reset", "link": name}))
-            .await
-            .map(drop)
+        self.ask(&json!({"op": "reset", "link": name})).await?;
+        self.inner_mut().touched.remove(name);
+        Ok(())
     }
 
     fn known(&self, name: &str) -> Result<(), LinkError> {
-        if self.names().any(|link| link == name) {
+        if self.names().iter().any(|link| link == name) {
             Ok(())
         } else {
             Err(LinkError::Unknown(name.to_owned()))
@@ -245,7 +362,12 @@ mod tests {
             .unwrap()
             .topology;
         let links = Links::new(&topology, PathBuf::new());
-        let carriers = |node: &str| links.carriers(node).map(|nics| nics.borrow().clone());
+        let carriers = |node: &str| {
+            links
+                .wiring()
+                .carriers(node)
+                .map(|nics| nics.borrow().clone())
+        };
         assert_eq!(carriers("a"), Some(vec![true, true]));
         assert_eq!(carriers("b"), Some(vec![false]));
         assert_eq!(carriers("s"), None);

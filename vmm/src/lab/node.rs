@@ -12,7 +12,7 @@ use topology::model::{EndAction, EndPolicy};
 use super::Context;
 use super::agent::{Agent, AgentError};
 use super::links::Carriers;
-use super::orders::{self, Request};
+use super::orders::{self, Request, Task};
 use super::state::State;
 use crate::api::types::{BootTimes, End, EndReason, NodeOrder, NodeState};
 use crate::engine::Guest;
@@ -31,9 +31,20 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Lines of the serial log that are shown with a time-out.
 const SERIAL_LINES: usize = 12;
 
-/// A machine and what its lab knows about it.
+/// A machine and where its lab tells it what to do.
 #[derive(Debug)]
 pub struct Machine {
+    /// What it is.
+    pub spec: Spec,
+    /// What is asked of it.
+    pub orders: mpsc::Receiver<Request>,
+    /// The lab goes on if it cannot be had: it ran before the machine came.
+    pub optional: bool,
+}
+
+/// What the topology says of a machine.
+#[derive(Debug)]
+pub struct Spec {
     /// For its engine.
     pub config: NodeConfig,
     /// For its agent.
@@ -44,20 +55,25 @@ pub struct Machine {
     pub ready_timeout: Duration,
     /// Which of its NICs have a carrier.
     pub carriers: Carriers,
-    /// What a person asks of it.
-    pub orders: mpsc::Receiver<Request>,
 }
 
 /// How a boot came to its end.
 enum Outcome {
     /// The lab ends.
     LabEnds,
-    /// A person wants it down, or booted again.
+    /// It is to be down, to boot again, or to be no more.
     Ordered(Request),
     /// The guest ended.
     Ended(End),
     /// The node is of no use: it does not answer, or not in the protocol.
     Failed(String),
+}
+
+/// What a machine does that is down.
+enum Next {
+    Rest,
+    Boot,
+    Leave,
 }
 
 /// Why a node's agent is of no use.
@@ -85,9 +101,11 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
             Outcome::LabEnds => return Ok(()),
             Outcome::Ordered(request) => {
                 run.settle(NodeState::Stopped, None, None);
-                let stays = request.order == NodeOrder::Stop;
-                request.done();
-                stays
+                match run.obey(request) {
+                    Next::Rest => true,
+                    Next::Boot => false,
+                    Next::Leave => return Ok(()),
+                }
             }
             Outcome::Failed(message) if run.was_configured() => {
                 run.settle(NodeState::Failed, Some(message), None);
@@ -134,21 +152,22 @@ struct Run {
 
 impl Run {
     fn name(&self) -> &str {
-        &self.machine.config.name
+        &self.machine.spec.config.name
     }
 
     fn was_configured(&self) -> bool {
         let node = self.lab.state.node(self.name());
-        node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
+        self.machine.optional
+            || node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
     }
 
     /// The guest has ended; returns how, if it is to boot again. An error ends the lab.
     fn ended(&self, end: End, attempts: &mut u32) -> Result<Option<End>, String> {
         let action = match end.reason {
-            EndReason::PowerOff => self.machine.policy.power_off,
-            EndReason::Reboot => self.machine.policy.reboot,
-            EndReason::Panic => self.machine.policy.panic,
-            EndReason::TripleFault => self.machine.policy.triple_fault,
+            EndReason::PowerOff => self.machine.spec.policy.power_off,
+            EndReason::Reboot => self.machine.spec.policy.reboot,
+            EndReason::Panic => self.machine.spec.policy.panic,
+            EndReason::TripleFault => self.machine.spec.policy.triple_fault,
             EndReason::Crash if self.was_configured() => {
                 self.settle(NodeState::Failed, Some(end.to_string()), Some(end));
                 return Ok(None);
@@ -191,23 +210,39 @@ impl Run {
         });
     }
 
-    /// Waits until the machine is to boot; false if the lab ends.
+    /// Waits until the machine is to boot; false if it is no more or the lab ends.
     async fn rest(&mut self) -> bool {
         loop {
             let request = tokio::select! {
                 _ = self.stop.wait_for(|&stop| stop) => return false,
                 Some(request) = self.machine.orders.recv() => request,
             };
-            match request.order {
-                NodeOrder::Start | NodeOrder::Restart => {
-                    request.done();
-                    return true;
-                }
-                NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume => {
+            match request.task {
+                Task::Order(NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume) => {
                     request.refuse(state_of(&self.lab.state, self.name()));
                 }
+                // What is down stays so.
+                Task::Become { .. } => {
+                    self.obey(request);
+                }
+                Task::Order(_) | Task::Leave => return matches!(self.obey(request), Next::Boot),
             }
         }
+    }
+
+    /// Obeys a request while there is no guest.
+    fn obey(&mut self, mut request: Request) -> Next {
+        let next = match std::mem::replace(&mut request.task, Task::Leave) {
+            Task::Order(NodeOrder::Start | NodeOrder::Restart) => Next::Boot,
+            Task::Order(NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume) => Next::Rest,
+            Task::Become { spec, .. } => {
+                self.machine.spec = *spec;
+                Next::Boot
+            }
+            Task::Leave => Next::Leave,
+        };
+        request.done();
+        next
     }
 
     /// Lets time pass before a boot; false if the lab ends. An order to boot ends it.
@@ -242,8 +277,8 @@ impl Run {
             turn = self.lab.turns.clone().acquire_owned() => turn,
             _ = self.stop.wait_for(|&stop| stop) => return Outcome::LabEnds,
         };
-        let carriers = self.machine.carriers.clone();
-        let mut guest = match self.lab.engine.spawn(&self.machine.config, carriers) {
+        let carriers = self.machine.spec.carriers.clone();
+        let mut guest = match self.lab.engine.spawn(&self.machine.spec.config, carriers) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
@@ -273,6 +308,7 @@ impl Run {
     ) -> Outcome {
         let mut stop = self.stop.clone();
         let (state, name) = (self.lab.state.clone(), self.name().to_owned());
+        let mut renewed = None;
         // Taken out, as the work below holds the rest.
         let mut orders = std::mem::replace(&mut self.machine.orders, mpsc::channel(1).1);
         let outcome = {
@@ -284,15 +320,18 @@ impl Run {
                     end = &mut guest.ended => break Ok(ended(end.ok())),
                     _ = stop.wait_for(|&stop| stop) => break Ok(Outcome::LabEnds),
                     failure = &mut agent => break Err(failure),
-                    Some(request) = orders.recv() => {
-                        if let Some(request) = control.obey(request) {
-                            break Ok(Outcome::Ordered(request));
-                        }
-                    }
+                    Some(request) = orders.recv() => match control.obey(request) {
+                        Obeyed::Done => {}
+                        Obeyed::Renewed(spec) => renewed = Some(spec),
+                        Obeyed::Not(request) => break Ok(Outcome::Ordered(request)),
+                    },
                 }
             }
         };
         self.machine.orders = orders;
+        if let Some(spec) = renewed {
+            self.machine.spec = *spec;
+        }
         let failure = match outcome {
             Ok(outcome) => return outcome,
             Err(failure) => failure,
@@ -318,7 +357,7 @@ impl Run {
     ) -> AgentFailure {
         let deadline = started + self.lab.boot_timeout;
         let mut phase = "start its agent";
-        let Some(socket) = within(deadline, connect(&self.machine.config.agent_socket)).await
+        let Some(socket) = within(deadline, connect(&self.machine.spec.config.agent_socket)).await
         else {
             return self.silent(phase);
         };
@@ -341,7 +380,7 @@ impl Run {
                 }
             };
             let elapsed = u64::try_from(started.elapsed().as_millis()).ok();
-            let (state, name) = (&self.lab.state, &self.machine.config.name);
+            let (state, name) = (&self.lab.state, &self.machine.spec.config.name);
             match message {
                 ToHost::Hello {
                     version: theirs, ..
@@ -359,14 +398,15 @@ impl Run {
                         node.kernel = Some(sanitize::text(&kernel));
                         node.boot.booted_ms = elapsed;
                     });
-                    agent.send(&self.machine.configure).await;
+                    agent.send(&self.machine.spec.configure).await;
                     state.set_agent(name, Some(agent.clone()));
                 }
                 ToHost::Configured => {
                     phase = "meet its readiness condition";
                     // Readiness may depend on other nodes, whose turn has to come.
                     drop(turn.take());
-                    deadline = Some(Instant::now() + self.machine.ready_timeout + READY_MARGIN);
+                    deadline =
+                        Some(Instant::now() + self.machine.spec.ready_timeout + READY_MARGIN);
                     state.update(name, |node| {
                         node.state = NodeState::Configured;
                         node.boot.configured_ms = elapsed;
@@ -403,7 +443,7 @@ impl Run {
 
     fn silent(&self, phase: &str) -> AgentFailure {
         let timeout = self.lab.boot_timeout;
-        let log = serial_tail(&self.machine.config.serial_log);
+        let log = serial_tail(&self.machine.spec.config.serial_log);
         let log = if log.is_empty() {
             "it wrote nothing to its serial port".to_owned()
         } else {
@@ -413,6 +453,15 @@ impl Run {
             "it did not {phase} in time (time-out {timeout:?}, --boot-timeout changes it); {log}"
         ))
     }
+}
+
+/// What has become of a request to a running guest.
+enum Obeyed {
+    Done,
+    /// From its next boot on it is this.
+    Renewed(Box<Spec>),
+    /// It takes the guest's end.
+    Not(Request),
 }
 
 /// Obeys orders while a guest runs.
@@ -434,26 +483,31 @@ impl Control {
         }
     }
 
-    /// Gives the request back if it takes the guest's end.
-    fn obey(&mut self, request: Request) -> Option<Request> {
+    fn obey(&mut self, mut request: Request) -> Obeyed {
         let state = state_of(&self.state, &self.name);
-        match (request.order, state) {
-            (NodeOrder::Stop | NodeOrder::Restart, _) => return Some(request),
+        match (&request.task, state) {
+            (Task::Order(NodeOrder::Stop | NodeOrder::Restart) | Task::Leave, _)
+            | (Task::Become { restart: true, .. }, _) => return Obeyed::Not(request),
+            (Task::Become { .. }, _) => {
+                let task = std::mem::replace(&mut request.task, Task::Leave);
+                request.done();
+                if let Task::Become { spec, .. } = task {
+                    return Obeyed::Renewed(spec);
+                }
+            }
             // Earlier, its time-outs would run on.
-            (NodeOrder::Pause, NodeState::Ready | NodeState::Failed) => {
+            (Task::Order(NodeOrder::Pause), NodeState::Ready | NodeState::Failed) => {
                 self.before = state;
                 self.enter(NodeState::Paused);
                 request.done();
             }
-            (NodeOrder::Resume, NodeState::Paused) => {
+            (Task::Order(NodeOrder::Resume), NodeState::Paused) => {
                 self.enter(self.before);
                 request.done();
             }
-            (NodeOrder::Start | NodeOrder::Pause | NodeOrder::Resume, state) => {
-                request.refuse(state);
-            }
+            (Task::Order(_), state) => request.refuse(state),
         }
-        None
+        Obeyed::Done
     }
 
     fn enter(&self, state: NodeState) {

@@ -1,6 +1,7 @@
 //! How a lab stands, and who wants to know.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -126,6 +127,40 @@ impl State {
             inner.lab.ready_ms = Some(self.elapsed_ms());
             self.enter(&mut inner, Phase::Running, None);
         }
+    }
+
+    /// A node has come.
+    pub fn add(&self, node: Node) {
+        let mut inner = self.inner();
+        inner.lab.nodes.push(node.clone());
+        let node = Box::new(node);
+        self.send(Change::Node { node });
+    }
+
+    /// A node is no more.
+    pub fn remove(&self, name: &str) {
+        let mut inner = self.inner();
+        inner.lab.nodes.retain(|node| node.name != name);
+        inner.agents.remove(name);
+        let node = name.to_owned();
+        self.send(Change::NodeRemoved { node });
+    }
+
+    /// The lab is what a new topology says: its nodes are in this order.
+    pub fn renewed(
+        &self,
+        revision: u64,
+        file: PathBuf,
+        description: Option<String>,
+        names: &[&str],
+    ) {
+        let mut inner = self.inner();
+        let place = |node: &Node| names.iter().position(|name| *name == node.name);
+        inner.lab.nodes.sort_by_key(place);
+        inner.lab.description = description;
+        inner.lab.file = file;
+        inner.lab.revision = revision;
+        self.send(Change::Topology { revision });
     }
 
     /// A person has set a link to something else.

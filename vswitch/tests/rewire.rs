@@ -9,20 +9,21 @@ use common::frontend::Connection;
 use common::lab::Running;
 use common::virtual_lab::VirtualLab;
 use common::{BROADCAST, eventually, frame, mac};
+use proptest::prelude::*;
 use topology::model::Topology;
 use vswitch::port::Policy;
 use vswitch::switch::{Options, RewireError, Sockets, StartError, Switch};
 
 const MS: u64 = 1_000_000;
 
-/// Machines of the names given, and `links`; switches are `s` and `t`.
+/// Machines of the names given, and `links`; `s` and `t` are switches, `u` is a hub.
 fn topology(machines: &str, links: &[&str]) -> Topology {
     let machine = |name| {
         format!(r#""{name}": {{"kind": "host", "interfaces": {{"eth0": {{}}, "eth1": {{}}}}}}, "#)
     };
     let machines: String = machines.chars().map(machine).collect();
     let text = format!(
-        r#"{{"name": "lab", "seed": 7, "nodes": {{{machines} "s": {{"kind": "switch"}}, "t": {{"kind": "switch"}}}}, "links": [{}]}}"#,
+        r#"{{"name": "lab", "seed": 7, "nodes": {{{machines} "s": {{"kind": "switch"}}, "t": {{"kind": "switch"}}, "u": {{"kind": "hub"}}}}, "links": [{}]}}"#,
         links.join(", ")
     );
     let loaded = Topology::parse(&text, Path::new("lab.json"));
@@ -247,6 +248,112 @@ fn attributes_and_schedules_are_exchanged() {
     assert_eq!(with(&down("1s")), 1);
     lab.pass(1000 * MS);
     assert_eq!(arrives(&mut lab), 0);
+}
+
+const MACHINES: &str = "abcdef";
+
+/// A lab of machines on three layer-2 nodes in a row.
+#[derive(Debug, Clone)]
+struct Design {
+    /// For each machine the layer-2 node it is linked with, if any.
+    homes: Vec<Option<usize>>,
+    /// Whether the first two and the last two are joined.
+    joined: [bool; 2],
+    /// Attributes of the machines' links.
+    attributes: usize,
+    /// The links in the opposite order.
+    turned: bool,
+    /// There is only every other machine.
+    thinned: bool,
+}
+
+impl Design {
+    fn machines(&self) -> impl Iterator<Item = (usize, char)> {
+        let (thinned, all) = (self.thinned, MACHINES.chars().enumerate());
+        all.filter(move |(n, _)| !thinned || n % 2 == 0)
+    }
+
+    fn topology(&self) -> Topology {
+        let attributes = [
+            "",
+            r#", "delay": "1ms""#,
+            r#", "rate": "10Mbit", "completion": "nic""#,
+            r#", "rate": "10Mbit", "queue": {"kind": "drr"}"#,
+        ];
+        let nodes = ["s", "t", "u"];
+        let mut links = Vec::new();
+        for (n, name) in self.machines() {
+            if let Some(home) = self.homes[n] {
+                let end = format!("{name}:eth0");
+                links.push(link(&end, nodes[home], attributes[self.attributes]));
+            }
+        }
+        for (n, joined) in self.joined.iter().enumerate() {
+            links.extend(joined.then(|| link(nodes[n], nodes[n + 1], "")));
+        }
+        if self.turned {
+            links.reverse();
+        }
+        let names: String = self.machines().map(|(_, name)| name).collect();
+        topology(
+            &names,
+            &links.iter().map(String::as_str).collect::<Vec<_>>(),
+        )
+    }
+
+    fn connected(&self, a: usize, b: usize) -> bool {
+        let (Some(a), Some(b)) = (self.homes[a], self.homes[b]) else {
+            return false;
+        };
+        (a.min(b)..a.max(b)).all(|n| self.joined[n])
+    }
+}
+
+fn designs() -> impl Strategy<Value = Design> {
+    let homes = prop::collection::vec(prop::option::of(0..3usize), MACHINES.len());
+    let joined = any::<[bool; 2]>();
+    (homes, joined, 0..4usize, any::<bool>(), any::<bool>()).prop_map(
+        |(homes, joined, attributes, turned, thinned)| Design {
+            homes,
+            joined,
+            attributes,
+            turned,
+            thinned,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever there was, and whatever is inside: afterwards a frame to all goes where there is a way, once.
+    #[test]
+    fn a_switch_is_what_it_was_made(all in prop::collection::vec(designs(), 2..8)) {
+        let mut lab = lab(&all[0].topology());
+        for design in &all {
+            lab.rewire(&design.topology());
+            lab.pass(50 * MS);
+            for (_, name) in design.machines() {
+                lab.guest(&format!("{name}.eth0")).receive_all();
+            }
+            prop_assert!(lab.engine.is_empty());
+            for (n, name) in design.machines() {
+                lab.send(&format!("{name}.eth0"), &frame(BROADCAST, mac(n as u8), 60, 7));
+                lab.pass(5 * MS);
+                for (other, name) in design.machines() {
+                    let got = lab.guest(&format!("{name}.eth0")).receive_all().len();
+                    let expected = other != n && design.connected(n, other);
+                    prop_assert_eq!(got, usize::from(expected), "{:?} from {} to {}", design, n, other);
+                }
+            }
+            // Some frames are inside everywhere when the next comes.
+            for tag in 0..8 {
+                for (n, name) in design.machines() {
+                    lab.send(&format!("{name}.eth0"), &frame(BROADCAST, mac(n as u8), 600, tag));
+                }
+            }
+        }
+    }
 }
 
 fn start(topology: &Topology, shards: usize) -> Running {

@@ -54,6 +54,14 @@ fn changes_that_come_again() {
 }
 
 #[test]
+fn a_schedule_is_bounded() {
+    let change = r#"{"at": "1s", "every": "1s", "count": 10000, "set": {"delay": "1ms"}}"#;
+    let schedule = format!(r#", "schedule": [{}]"#, [change; 11].join(", "));
+    let said = lab(r#""seed": 1"#, &schedule).unwrap_err();
+    assert!(said.contains("changes more than 100000 times"), "{said}");
+}
+
+#[test]
 fn links_flap() {
     let topology = faults(
         r#"{"at": "10s", "flap": {"links": ["a:eth0", "rb"], "down": "2s", "up": "500ms", "count": 2}}"#,
@@ -139,13 +147,13 @@ fn machines_are_stopped_and_started() {
 fn what_is_wrong_is_said_with_its_place() {
     // What is written, where it is wrong, and what is said.
     let cases = [
-        (r#"{"at": "1s"}"#, r#"{"#, "a fault is one of"),
+        (r#"{"at": "1s"}"#, "{", "a fault is one of"),
         (
             r#"{"at": "1s", "nodes": ["a"], "do": "stop", "flap": {"links": ["rb"], "down": "1s"}}"#,
-            r#"{"#,
+            "{",
             "a fault is one of",
         ),
-        (r#"{"at": "1s", "nodes": ["a"]}"#, r#"{"#, "belong together"),
+        (r#"{"at": "1s", "nodes": ["a"]}"#, "{", "belong together"),
         (
             r#"{"at": "1s", "nodes": ["x"], "do": "stop"}"#,
             r#""x""#,

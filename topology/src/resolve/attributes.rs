@@ -31,6 +31,9 @@ pub fn patch(
     Reader { folder, findings }.patch(written, path)
 }
 
+/// Changes of a link; a mistake in a file shall not take all memory.
+const MAX_CHANGES: usize = 100_000;
+
 /// Timed changes, in the order of time.
 pub fn schedule(
     written: &[file::Change],
@@ -56,6 +59,14 @@ pub fn schedule(
             at,
             set: set.clone(),
         }));
+        if changes.len() > MAX_CHANGES {
+            findings.error(
+                &path,
+                format!("the link changes more than {MAX_CHANGES} times"),
+                "a smaller `count`",
+            );
+            break;
+        }
     }
     // Of those at the same time, in the order of the file.
     changes.sort_by_key(|change| change.at);

@@ -55,8 +55,8 @@ pub async fn run(mut faults: Faults, roster: Roster, state: State) -> Infallible
             .find(to_come)
             .map(|f| f.at);
         let come = async {
-            match next {
-                Some(at) => tokio::time::sleep_until(start + at).await,
+            match next.and_then(|at| start.checked_add(at)) {
+                Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };

@@ -223,6 +223,8 @@ pub struct On {
     pub panic: Option<Action>,
     /// A triple fault; default `end`.
     pub triple_fault: Option<Action>,
+    /// Its monitor ended without the guest's doing, or was killed; default `end`.
+    pub crash: Option<Action>,
 }
 
 /// What becomes of a node whose guest has ended.

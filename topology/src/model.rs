@@ -320,6 +320,8 @@ pub struct EndPolicy {
     pub panic: EndAction,
     /// The virtual processor shut down on a triple fault (default: end).
     pub triple_fault: EndAction,
+    /// Its monitor ended without the guest's doing, or was killed (default: end).
+    pub crash: EndAction,
 }
 
 impl Default for EndPolicy {
@@ -329,6 +331,7 @@ impl Default for EndPolicy {
             reboot: EndAction::Restart,
             panic: EndAction::End,
             triple_fault: EndAction::End,
+            crash: EndAction::End,
         }
     }
 }

@@ -168,10 +168,7 @@ impl Run {
             EndReason::Reboot => self.machine.spec.policy.reboot,
             EndReason::Panic => self.machine.spec.policy.panic,
             EndReason::TripleFault => self.machine.spec.policy.triple_fault,
-            EndReason::Crash if self.was_configured() => {
-                self.settle(NodeState::Failed, Some(end.to_string()), Some(end));
-                return Ok(None);
-            }
+            EndReason::Crash if self.was_configured() => self.machine.spec.policy.crash,
             EndReason::Crash => return Err(self.doom(end.to_string(), Some(end))),
         };
         self.lab
@@ -182,6 +179,10 @@ impl Run {
                 let message =
                     format!("ended ({end}), and its topology says that this ends the lab");
                 return Err(self.doom(message, Some(end)));
+            }
+            EndAction::End if end.reason == EndReason::Crash => {
+                self.settle(NodeState::Failed, Some(end.to_string()), Some(end));
+                return Ok(None);
             }
             EndAction::End => {
                 self.settle(NodeState::Ended, None, Some(end));
@@ -486,8 +487,12 @@ impl Control {
     fn obey(&mut self, mut request: Request) -> Obeyed {
         let state = state_of(&self.state, &self.name);
         match (&request.task, state) {
-            (Task::Order(NodeOrder::Stop | NodeOrder::Restart) | Task::Leave, _)
-            | (Task::Become { restart: true, .. }, _) => return Obeyed::Not(request),
+            (
+                Task::Order(NodeOrder::Stop | NodeOrder::Restart)
+                | Task::Become { restart: true, .. }
+                | Task::Leave,
+                _,
+            ) => return Obeyed::Not(request),
             (Task::Become { .. }, _) => {
                 let task = std::mem::replace(&mut request.task, Task::Leave);
                 request.done();

@@ -118,6 +118,11 @@ bench-switch: ## Measure the switch beside Open vSwitch, DPDK and a plain back-e
 	cargo build --release --locked -p vswitch -p oracle -p bench
 	$(target)/release/bench-switch --vswitch $(target)/release/vswitch --oracle $(target)/release/oracle --json $(target)/bench-switch.json $(ARGS)
 
+.PHONY: pictures
+pictures: build image ## Make the pictures of the README anew, from a real lab
+	@.ci/setup pictures
+	VMM=$(vmm) ENGINE=$(ENGINE) docs/pictures/make
+
 .PHONY: clean
 clean: ## Remove what was built here; the image cache stays
 	cargo clean

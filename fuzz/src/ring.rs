@@ -124,7 +124,7 @@ fn pass(tx: &TxRing, rx: &mut RxRing, batch: &[Taken]) -> u16 {
             rest,
             offload,
         };
-        rx.fill_one(*head, content);
+        rx.fill(Reservation::of(*head), content);
     }
     rx.deliver_batch(&heads[..n]);
     n as u16

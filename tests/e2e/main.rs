@@ -10,11 +10,13 @@ mod ends;
 mod faults;
 mod launch;
 mod measure;
+mod nodes;
 mod offloads;
 mod operate;
 mod outside;
 mod queues;
 mod shell;
+mod tutorial;
 
 use std::process::ExitCode;
 
@@ -54,11 +56,15 @@ const LABS: &[(&str, Run)] = &[
     ("operate::nodes_live", operate::nodes_live),
     ("change::while_it_runs", change::while_it_runs),
     ("change::a_partition_heals", change::a_partition_heals),
+    ("operate::looked_at", operate::looked_at),
     ("offloads::on_and_off", offloads::on_and_off),
+    ("nodes::in_and_out", nodes::in_and_out),
+    ("nodes::story", nodes::story),
 ];
 
-/// An emulated processor inside an emulated processor is too slow for the rates these need.
+/// An emulated processor inside an emulated processor is too slow for the rates these need, and a page is typed once.
 const QEMU_ONLY: &[(&str, Run)] = &[
+    ("tutorial::typed", tutorial::typed),
     ("queues::in_the_link", queues::in_the_link),
     ("queues::in_the_guest", queues::in_the_guest),
     (

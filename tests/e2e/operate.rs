@@ -146,3 +146,80 @@ pub fn nodes_live(world: &World) -> Result<()> {
     lab.sh("b", "kill -0 $(cat /root/pid)")?;
     lab.stop()
 }
+
+/// What a person sees of a lab agrees with what was done to it, whichever verb shows it.
+pub fn looked_at(world: &World) -> Result<()> {
+    let lab = world.launch(&config("two-hosts.json"))?;
+    world
+        .vmm(&["link", "set", "a", "delay=20ms", "rate=50Mbit"])?
+        .success()?;
+    lab.ping_all_pairs()?;
+    let json = |arguments: &[&str]| -> Result<Value> {
+        Ok(serde_json::from_str(
+            &world.vmm(arguments)?.success()?.stdout,
+        )?)
+    };
+    // The change is on the record within a second, and frames are counted from then on.
+    eventually(SOON, || {
+        lab.ping_all_pairs()?;
+        let report = json(&["report", "--json"])?;
+        let link = &report["links"][0];
+        ensure!(link["asked"]["delay_ns"] == 20_000_000, "asked: {link}");
+        ensure!(link["asked"]["rate"] == 50_000_000, "asked: {link}");
+        let delivered = &link["delivered"];
+        ensure!(delivered["frames"].as_u64() > Some(0), "{link}");
+        ensure!(delivered["peak_rate"].as_u64() > Some(0), "{link}");
+        ensure!(
+            delivered["delay_p50_ns"].as_u64() >= Some(20_000_000),
+            "{link}"
+        );
+        ensure!(link["lateness"]["count"].as_u64() > Some(0), "{link}");
+        ensure!(link["verdict"] != "deviates", "nothing is lost: {link}");
+        Ok(())
+    })?;
+    world
+        .vmm(&["report"])?
+        .success()?
+        .expect_words(&["after launch", "20 ms", "50 Mbit/s"])?;
+
+    let page = json(&["top", "--json"])?;
+    let node = &page["nodes"][0];
+    ensure!(
+        node["cpu"].is_number() && node["memory"].as_u64() > Some(16 << 20),
+        "{page}"
+    );
+    world
+        .vmm(&["top", "--once"])?
+        .success()?
+        .expect_words(&["2 of 2 nodes ready", "delay=20ms"])?;
+
+    let shown = json(&["inspect", "a", "--json"])?;
+    ensure!(
+        shown["node"]["kernel"]
+            .as_str()
+            .is_some_and(|kernel| kernel.starts_with("6.")),
+        "{shown}"
+    );
+    ensure!(shown["switch"][0]["connected"] == true, "{shown}");
+    world.vmm(&["inspect", "a"])?.success()?.expect_words(&[
+        "host a, ready",
+        "eth0",
+        "delay=20ms",
+    ])?;
+    let metrics = world.vmm(&["metrics"])?.success()?;
+    let count = metrics.stdout.lines().find_map(|line| {
+        let start = "hopyard_link_lateness_seconds_count{";
+        line.starts_with(start).then(|| line.rsplit(' ').next())?
+    });
+    let count: u64 = count.context("lateness is a metric")?.parse()?;
+    ensure!(count > 0, "no frame was counted\n{metrics}");
+    metrics.expect_words(&[
+        "hopyard_process_cpu_seconds_total",
+        "process=\"node\",node=\"b\"",
+    ])?;
+    world
+        .vmm(&["graph"])?
+        .success()?
+        .expect_words(&["<svg", ">a<", ">b<", "delay=20ms"])?;
+    lab.stop()
+}

@@ -103,7 +103,7 @@ impl Difference {
                 continue;
             };
             self.kept_nodes.push((from, index));
-            let aspects = aspects(&old.nodes[from].kind, &node.kind);
+            let aspects = aspects((old, from), (new, index));
             if !aspects.is_empty() {
                 self.nodes.push(NodeChange::Changed {
                     old: from,
@@ -190,10 +190,14 @@ fn same_kind(old: &NodeKind, new: &NodeKind) -> bool {
     std::mem::discriminant(old) == std::mem::discriminant(new)
 }
 
-fn aspects(old: &NodeKind, new: &NodeKind) -> Vec<Aspect> {
+/// What differs about a node of two topologies, each with its index there.
+fn aspects(old: (&Topology, usize), new: (&Topology, usize)) -> Vec<Aspect> {
     let mut aspects = Vec::new();
-    match (old, new) {
-        (NodeKind::Machine(old), NodeKind::Machine(new)) => machine(old, new, &mut aspects),
+    match (&old.0.nodes[old.1].kind, &new.0.nodes[new.1].kind) {
+        (NodeKind::Machine(before), NodeKind::Machine(after)) => {
+            let waits = after_of(old.0, before) != after_of(new.0, after);
+            machine(before, after, waits, &mut aspects);
+        }
         (NodeKind::Switch(old), NodeKind::Switch(new)) => {
             let mut note = |field, differs: bool| {
                 if differs {
@@ -226,7 +230,14 @@ impl Aspect {
     }
 }
 
-fn machine(old: &Machine, new: &Machine, aspects: &mut Vec<Aspect>) {
+/// The names of the machines that `machine` waits for.
+fn after_of<'a>(topology: &'a Topology, machine: &Machine) -> Vec<&'a str> {
+    let after = machine.after.iter();
+    after.map(|n| topology.nodes[*n].name.as_str()).collect()
+}
+
+/// `after` says whether it waits for other machines than before.
+fn machine(old: &Machine, new: &Machine, after: bool, aspects: &mut Vec<Aspect>) {
     let mut note = |field, differs: bool, detail: &dyn Fn() -> String| {
         if differs {
             let detail = detail();
@@ -259,9 +270,16 @@ fn machine(old: &Machine, new: &Machine, aspects: &mut Vec<Aspect>) {
     note("commands", old.commands != new.commands, nothing);
     note("routing", old.frr != new.frr, nothing);
     note("ready", old.ready != new.ready, nothing);
+    note("after", after, nothing);
     note("on", old.on != new.on, nothing);
+    note("labels", old.labels != new.labels, nothing);
+    note("save", old.save != new.save, nothing);
     // What is not told apart above differs all the same.
-    if aspects.is_empty() && old != new {
+    let bare = |machine: &Machine| Machine {
+        after: Vec::new(),
+        ..machine.clone()
+    };
+    if aspects.is_empty() && old != new && bare(old) != bare(new) {
         aspects.push(Aspect::of("machine"));
     }
 }

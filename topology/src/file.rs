@@ -10,11 +10,13 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor}
 
 use crate::quantity::{Size, Time};
 
+mod check;
 mod external;
 mod fault;
 mod link;
 mod switch;
 
+pub use check::*;
 pub use external::*;
 pub use fault::*;
 pub use link::*;
@@ -47,6 +49,9 @@ pub struct Lab {
     /// What goes wrong at which time.
     #[serde(default)]
     pub faults: Vec<Fault>,
+    /// What should hold when the lab runs; `vmm verify` looks.
+    #[serde(default)]
+    pub checks: Vec<Check>,
 }
 
 /// How the switch waits.
@@ -143,9 +148,18 @@ pub struct Machine {
     pub routing: Option<Routing>,
     /// What has to hold before the node counts as ready.
     pub ready: Option<Ready>,
+    /// Hosts and routers that have to be ready before this one boots.
+    #[serde(default)]
+    pub after: Vec<String>,
     /// What happens when the guest ends.
     #[serde(default)]
     pub on: On,
+    /// Words for choosing nodes, as in `vmm exec --label role=core`.
+    #[serde(default)]
+    pub labels: IndexMap<String, String>,
+    /// Absolute paths of files and folders that `vmm save` collects.
+    #[serde(default)]
+    pub save: Vec<String>,
 }
 
 /// A network interface.
@@ -201,12 +215,16 @@ pub struct FileDetails {
     pub mode: Option<String>,
 }
 
-/// What has to hold before a node counts as ready.
+/// What has to hold before a node counts as ready: exactly one of `exec`, `tcp` and `ospf-neighbors`.
 #[derive(Debug, serde::Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Ready {
     /// A shell command run in the node, again and again until it exits with 0.
-    pub exec: String,
+    pub exec: Option<String>,
+    /// Something accepts connections there: a port of the node, or an address and a port as in `10.0.0.2:80`.
+    pub tcp: Option<Scalar>,
+    /// So many OSPF neighbors are in state Full, 1 to 10000.
+    pub ospf_neighbors: Option<u64>,
     /// How long that may take before the launch fails, 1s to 1440min; default 120s.
     pub timeout: Option<Time>,
 }

@@ -21,6 +21,7 @@ mod resolve;
 mod routing;
 mod schema;
 pub mod segment;
+mod verification;
 mod written;
 
 pub use load::Loaded;

@@ -3,6 +3,7 @@
 //! This is what the rest of Hopyard works with. The file format (what a person writes) lives in
 //! the private module `file`; nothing outside this crate sees it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -15,6 +16,9 @@ use crate::quantity::StormLimit;
 pub use crate::link::{
     Change, Codel, Direction, Discipline, Distribution, DropFrom, FqCodel, GilbertElliott, Jitter,
     Limit, Loss, Patch, Pie, Queue, Red, Reorder, Trace,
+};
+pub use crate::verification::{
+    Check, CheckKind, Hop, Ping, Reachability, Reachable, Target, Throughput, Way,
 };
 
 /// A whole lab, as one checked file describes it.
@@ -34,6 +38,8 @@ pub struct Topology {
     pub links: Vec<Link>,
     /// What happens to machines, in the order of time. What happens to links is in their schedules.
     pub node_faults: Vec<NodeFault>,
+    /// What should hold when the lab runs, in the order of the file.
+    pub checks: Vec<Check>,
 }
 
 /// Something that happens to a machine at a time.
@@ -237,8 +243,14 @@ pub struct Machine {
     pub frr: Option<Frr>,
     /// What has to hold before the node counts as ready.
     pub ready: Option<Ready>,
+    /// Indices into [`Topology::nodes`] of the machines that have to be ready before it boots; without cycles.
+    pub after: Vec<usize>,
     /// What happens when the guest ends.
     pub on: EndPolicy,
+    /// Words for choosing nodes.
+    pub labels: BTreeMap<String, String>,
+    /// Absolute paths inside the node of what is worth keeping.
+    pub save: Vec<String>,
 }
 
 /// Whether a machine forwards packets.

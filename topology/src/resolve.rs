@@ -5,7 +5,9 @@ mod external;
 mod fault;
 mod link;
 mod machine;
+mod startup;
 mod switch;
+mod verification;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -133,6 +135,7 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
                 nodes: Vec::new(),
                 links: Vec::new(),
                 node_faults: Vec::new(),
+                checks: Vec::new(),
             },
             addresses: Vec::new(),
             routes: HashMap::new(),
@@ -147,6 +150,8 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
     resolver.externals_apart();
     resolver.faults();
     resolver.finish_machines();
+    resolver.start_order();
+    resolver.checks();
     resolver.out
 }
 

@@ -272,14 +272,14 @@ fn shape() {
     check_node(
         "\"colour\": \"red\"",
         expect![[r#"
-        error: unknown field `colour` of kind `host`
-         --> lab.json:3:1
-          |
-        3 | "colour": "red",
-          | ^^^^^^^^
-          |
-          = help: fields: memory, vcpus, kernel, rootfs, interfaces, routes, sysctls, files, commands, routing, ready, on
-    "#]],
+            error: unknown field `colour` of kind `host`
+             --> lab.json:3:1
+              |
+            3 | "colour": "red",
+              | ^^^^^^^^
+              |
+              = help: fields: memory, vcpus, kernel, rootfs, interfaces, routes, sysctls, files, commands, routing, ready, after, on, labels, save
+        "#]],
     );
     check_node(
         "\"vcpus\": \"two\"",
@@ -1355,12 +1355,22 @@ fn machines() {
     check_node(
         "\"ready\": { \"timeout\": \"0s\" }",
         expect![[r#"
-        error: `exec` is missing
-         --> lab.json:3:1
-          |
-        3 | "ready": { "timeout": "0s" },
-          | ^^^^^^^
-    "#]],
+            error: `ready` needs exactly one of `exec`, `tcp` and `ospf-neighbors`
+             --> lab.json:3:1
+              |
+            3 | "ready": { "timeout": "0s" },
+              | ^^^^^^^
+              |
+              = help: several conditions go into one `exec`, with `&&` between them
+
+            error: `timeout` is 0ns, out of range
+             --> lab.json:3:23
+              |
+            3 | "ready": { "timeout": "0s" },
+              |                       ^^^^
+              |
+              = help: it must be from 1s to 86400s
+        "#]],
     );
     check_node(
         "\"on\": { \"panic\": \"end_lab\", \"poweroff\": \"end\" }",
@@ -2444,5 +2454,470 @@ fn ports_of_switches() {
           |
           = help: values: drop, forward
     "#]],
+    );
+}
+
+#[test]
+fn readiness() {
+    check_node(
+        r#""ready": {}"#,
+        expect![[r#"
+        error: `ready` needs exactly one of `exec`, `tcp` and `ospf-neighbors`
+         --> lab.json:3:1
+          |
+        3 | "ready": {},
+          | ^^^^^^^
+          |
+          = help: several conditions go into one `exec`, with `&&` between them
+    "#]],
+    );
+    check_node(
+        r#""ready": {"exec": "true", "tcp": 80}"#,
+        expect![[r#"
+        error: `ready` needs exactly one of `exec`, `tcp` and `ospf-neighbors`
+         --> lab.json:3:1
+          |
+        3 | "ready": {"exec": "true", "tcp": 80},
+          | ^^^^^^^
+          |
+          = help: several conditions go into one `exec`, with `&&` between them
+    "#]],
+    );
+    check_node(
+        r#""ready": {"tcp": 0}"#,
+        expect![[r#"
+        error: `0` is no place to connect to
+         --> lab.json:3:18
+          |
+        3 | "ready": {"tcp": 0},
+          |                  ^
+          |
+          = help: write a port of the node, 1 to 65535, or an address and a port as in "10.0.0.2:80" or "[2001:db8::2]:80"
+    "#]],
+    );
+    check_node(
+        r#""ready": {"tcp": "b:80"}"#,
+        expect![[r#"
+        error: `b:80` is no place to connect to
+         --> lab.json:3:18
+          |
+        3 | "ready": {"tcp": "b:80"},
+          |                  ^^^^^^
+          |
+          = help: write a port of the node, 1 to 65535, or an address and a port as in "10.0.0.2:80" or "[2001:db8::2]:80"
+    "#]],
+    );
+    check_node(
+        r#""ready": {"ospf-neighbors": 1}"#,
+        expect![[r#"
+        error: the node does not run OSPF
+         --> lab.json:3:11
+          |
+        3 | "ready": {"ospf-neighbors": 1},
+          |           ^^^^^^^^^^^^^^^^
+          |
+          = help: add "routing": {"ospf": true}
+    "#]],
+    );
+    check_node(
+        r#""ready": {"ospf-neighbors": 0}, "routing": {"ospf": true}"#,
+        expect![[r#"
+            error: `ospf-neighbors` is 0, out of range
+             --> lab.json:3:29
+              |
+            3 | "ready": {"ospf-neighbors": 0}, "routing": {"ospf": true},
+              |                             ^
+              |
+              = help: it must be from 1 to 10000
+        "#]],
+    );
+}
+
+/// Three hosts, and what a test adds to each.
+fn three(a: &str, b: &str, c: &str) -> String {
+    format!(
+        "{{ \"nodes\": {{\n\"a\": {{ \"kind\": \"host\"{a} }},\n\"b\": {{ \"kind\": \"host\"{b} }},\n\"c\": {{ \"kind\": \"host\"{c} }},\n\
+         \"sw\": {{ \"kind\": \"switch\" }} }} }}"
+    )
+}
+
+#[test]
+fn start_order() {
+    check(
+        &three(r#", "after": ["b"]"#, r#", "after": ["c"]"#, ""),
+        expect![[""]],
+    );
+    check(
+        &three(r#", "after": ["a"]"#, "", ""),
+        expect![[r#"
+        error: `a` would wait for itself: a → a
+         --> lab.json:2:34
+          |
+        2 | "a": { "kind": "host", "after": ["a"] },
+          |                                  ^^^
+          |
+          = help: leave one of these out
+    "#]],
+    );
+    check(
+        &three(
+            r#", "after": ["b"]"#,
+            r#", "after": ["c"]"#,
+            r#", "after": ["a"]"#,
+        ),
+        expect![[r#"
+            error: `c` would wait for itself: c → a → b → c
+             --> lab.json:4:34
+              |
+            4 | "c": { "kind": "host", "after": ["a"] },
+              |                                  ^^^
+              |
+              = help: leave one of these out
+        "#]],
+    );
+    check(
+        &three(r#", "after": ["sw", "bb", "c", "c"]"#, "", ""),
+        expect![[r#"
+            error: `sw` has no kernel of its own
+             --> lab.json:2:34
+              |
+            2 | "a": { "kind": "host", "after": ["sw", "bb", "c", "c"] },
+              |                                  ^^^^
+              |
+              = help: name a host or a router
+
+            error: there is no node `bb`
+             --> lab.json:2:40
+              |
+            2 | "a": { "kind": "host", "after": ["sw", "bb", "c", "c"] },
+              |                                        ^^^^
+              |
+              = help: did you mean "b"?
+
+            error: `c` is named twice
+             --> lab.json:2:51
+              |
+            2 | "a": { "kind": "host", "after": ["sw", "bb", "c", "c"] },
+              |                                                   ^^^
+              |
+              = help: once is enough
+        "#]],
+    );
+}
+
+#[test]
+fn labels() {
+    check_node(
+        r#""labels": {"role": "core", "example.org/rack": "7"}"#,
+        expect![[""]],
+    );
+    check_node(
+        r#""labels": {"a=b": "c", "": "", "x": "1\n2"}"#,
+        expect![[r#"
+            error: `a=b` cannot be a label
+             --> lab.json:3:12
+              |
+            3 | "labels": {"a=b": "c", "": "", "x": "1\n2"},
+              |            ^^^^^
+              |
+              = help: 1 to 63 letters, digits, `-`, `_`, `.` and `/`, the first not a `-`
+
+            error: `` cannot be a label
+             --> lab.json:3:24
+              |
+            3 | "labels": {"a=b": "c", "": "", "x": "1\n2"},
+              |                        ^^
+              |
+              = help: 1 to 63 letters, digits, `-`, `_`, `.` and `/`, the first not a `-`
+
+            error: the value of `x` cannot be that of a label
+             --> lab.json:3:37
+              |
+            3 | "labels": {"a=b": "c", "": "", "x": "1\n2"},
+              |                                     ^^^^^^
+              |
+              = help: at most 200 characters on one line
+        "#]],
+    );
+}
+
+#[test]
+fn what_to_save() {
+    check_node(
+        r#""save": ["/etc/frr", "var/log", "/var/../etc", "/etc/frr", "/tmp/"]"#,
+        expect![[r#"
+            error: `var/log` is not the absolute path of a file or folder
+             --> lab.json:3:22
+              |
+            3 | "save": ["/etc/frr", "var/log", "/var/../etc", "/etc/frr", "/tmp/"],
+              |                      ^^^^^^^^^
+              |
+              = help: write it from `/` on, without `.` and `..`
+
+            error: `/var/../etc` is not the absolute path of a file or folder
+             --> lab.json:3:33
+              |
+            3 | "save": ["/etc/frr", "var/log", "/var/../etc", "/etc/frr", "/tmp/"],
+              |                                 ^^^^^^^^^^^^^
+              |
+              = help: write it from `/` on, without `.` and `..`
+
+            error: `/etc/frr` is named twice
+             --> lab.json:3:48
+              |
+            3 | "save": ["/etc/frr", "var/log", "/var/../etc", "/etc/frr", "/tmp/"],
+              |                                                ^^^^^^^^^^
+              |
+              = help: once is enough
+
+            error: `/tmp/` is not the absolute path of a file or folder
+             --> lab.json:3:60
+              |
+            3 | "save": ["/etc/frr", "var/log", "/var/../etc", "/etc/frr", "/tmp/"],
+              |                                                            ^^^^^^^
+              |
+              = help: write it from `/` on, without `.` and `..`
+        "#]],
+    );
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "reads better at the call")]
+fn check_checks(checks: &str, expected: Expect) {
+    let text = two("", "", "");
+    let text = text.strip_suffix('}').unwrap();
+    expected.assert_eq(&said(&format!("{text},\n\"checks\": [\n{checks}\n] }}")));
+}
+
+#[test]
+fn checks_that_are_right() {
+    check_checks(
+        r#"{"kind": "ping", "from": "a", "to": "b"},
+{"kind": "ping", "from": "a", "to": "b", "count": 10, "loss": "10%", "min-rtt": "1ms", "max-rtt": "2ms", "within": "30s"},
+{"kind": "ping", "from": "a", "to": "10.9.9.9", "expect": "unreachable", "name": "there is no way out"},
+{"kind": "path", "from": "a", "to": "b:eth0", "via": []},
+{"kind": "throughput", "from": "a", "to": "b", "min": "1Mbit", "max": "1Gbit", "time": "2s"},
+{"kind": "reachability"},
+{"kind": "reachability", "nodes": ["a", "b"], "except": [["a", "b"]]}"#,
+        expect![[""]],
+    );
+}
+
+#[test]
+fn checks_of_nodes_that_are_not_there() {
+    check_checks(
+        r#"{"kind": "ping", "from": "aa", "to": "b"},
+{"kind": "ping", "from": "a", "to": "b:eth1"},
+{"kind": "path", "from": "a", "to": "b", "via": ["r"]},
+{"kind": "throughput", "from": "a", "to": "10.0.0.2", "min": "1Mbit"},
+{"kind": "reachability", "nodes": ["a", "c"], "except": [["a", "b"]]}"#,
+        expect![[r#"
+            error: there is no node `aa`
+             --> lab.json:7:26
+              |
+            7 | {"kind": "ping", "from": "aa", "to": "b"},
+              |                          ^^^^
+              |
+              = help: did you mean "a"?
+
+            error: `b` has no interface `eth1`
+             --> lab.json:8:37
+              |
+            8 | {"kind": "ping", "from": "a", "to": "b:eth1"},
+              |                                     ^^^^^^^^
+              |
+              = help: did you mean "b:eth0"?
+
+            error: there is no node `r`
+             --> lab.json:9:50
+              |
+            9 | {"kind": "path", "from": "a", "to": "b", "via": ["r"]},
+              |                                                  ^^^
+              |
+              = help: there are: a, b
+
+            error: `10.0.0.2` is an address
+              --> lab.json:10:43
+               |
+            10 | {"kind": "throughput", "from": "a", "to": "10.0.0.2", "min": "1Mbit"},
+               |                                           ^^^^^^^^^^
+               |
+               = help: name the node that receives, or one of its interfaces: iperf3 is started there
+
+            error: there are no two nodes that could reach each other
+              --> lab.json:11:26
+               |
+            11 | {"kind": "reachability", "nodes": ["a", "c"], "except": [["a", "b"]]}
+               |                          ^^^^^^^
+               |
+               = help: a reachability needs two hosts or routers with addresses
+
+            error: there is no node `c`
+              --> lab.json:11:41
+               |
+            11 | {"kind": "reachability", "nodes": ["a", "c"], "except": [["a", "b"]]}
+               |                                         ^^^
+               |
+               = help: there are: a, b
+
+            error: `b` is not among the nodes of this check
+              --> lab.json:11:64
+               |
+            11 | {"kind": "reachability", "nodes": ["a", "c"], "except": [["a", "b"]]}
+               |                                                                ^^^
+               |
+               = help: add it to `nodes`, or leave the pair out
+        "#]],
+    );
+    check(
+        r#"{"nodes": {"a": {"kind": "host"}, "sw": {"kind": "switch"}},
+"checks": [{"kind": "ping", "from": "sw", "to": "a"}, {"kind": "reachability"}]}"#,
+        expect![[r#"
+            error: `sw` has no kernel of its own
+             --> lab.json:2:37
+              |
+            2 | "checks": [{"kind": "ping", "from": "sw", "to": "a"}, {"kind": "reachability"}]}
+              |                                     ^^^^
+              |
+              = help: name a host or a router
+
+            error: `a` has no address
+             --> lab.json:2:49
+              |
+            2 | "checks": [{"kind": "ping", "from": "sw", "to": "a"}, {"kind": "reachability"}]}
+              |                                                 ^^^
+              |
+              = help: give one of its interfaces `addresses`
+
+            error: there are no two nodes that could reach each other
+             --> lab.json:2:55
+              |
+            2 | "checks": [{"kind": "ping", "from": "sw", "to": "a"}, {"kind": "reachability"}]}
+              |                                                       ^
+              |
+              = help: a reachability needs two hosts or routers with addresses
+        "#]],
+    );
+}
+
+#[test]
+fn checks_that_cannot_be() {
+    check_checks(
+        r#"{"kind": "pong", "from": "a", "to": "b"},
+{"kind": "ping", "from": "a"},
+{"kind": "ping", "from": "a", "to": "b", "count": 0, "within": "2000min"},
+{"kind": "ping", "from": "a", "to": "b", "min-rtt": "2ms", "max-rtt": "1ms"},
+{"kind": "ping", "from": "a", "to": "b", "expect": "unreachable", "loss": "1%"},
+{"kind": "throughput", "from": "a", "to": "b"},
+{"kind": "throughput", "from": "a", "to": "b", "min": "2Mbit", "max": "1Mbit", "time": "1500ms"},
+{"kind": "reachability", "nodes": ["a", "a"]}"#,
+        expect![[r#"
+            error: unknown value `pong`
+             --> lab.json:7:10
+              |
+            7 | {"kind": "pong", "from": "a", "to": "b"},
+              |          ^^^^^^
+              |
+              = help: did you mean `ping`?
+
+            error: `to` is missing
+             --> lab.json:8:1
+              |
+            8 | {"kind": "ping", "from": "a"},
+              | ^
+
+            error: `count` is 0, out of range
+             --> lab.json:9:51
+              |
+            9 | {"kind": "ping", "from": "a", "to": "b", "count": 0, "within": "2000min"},
+              |                                                   ^
+              |
+              = help: it must be from 1 to 1000
+
+            error: `within` is 120000s, out of range
+             --> lab.json:9:64
+              |
+            9 | {"kind": "ping", "from": "a", "to": "b", "count": 0, "within": "2000min"},
+              |                                                                ^^^^^^^^^
+              |
+              = help: it must be from 0ns to 3600s
+
+            error: `max-rtt` is less than `min-rtt`
+              --> lab.json:10:71
+               |
+            10 | {"kind": "ping", "from": "a", "to": "b", "min-rtt": "2ms", "max-rtt": "1ms"},
+               |                                                                       ^^^^^
+               |
+               = help: no round trip is between them
+
+            error: `loss` says nothing where no answer is expected
+              --> lab.json:11:67
+               |
+            11 | {"kind": "ping", "from": "a", "to": "b", "expect": "unreachable", "loss": "1%"},
+               |                                                                   ^^^^^^
+               |
+               = help: leave it out, or expect `reachable`
+
+            error: a throughput needs `min`, `max` or both
+              --> lab.json:12:1
+               |
+            12 | {"kind": "throughput", "from": "a", "to": "b"},
+               | ^
+               |
+               = help: write for example "min": "90Mbit"
+
+            error: `max` is less than `min`
+              --> lab.json:13:71
+               |
+            13 | {"kind": "throughput", "from": "a", "to": "b", "min": "2Mbit", "max": "1Mbit", "time": "1500ms"},
+               |                                                                       ^^^^^^^
+               |
+               = help: no throughput is between them
+
+            error: `time` is not a whole number of seconds
+              --> lab.json:13:88
+               |
+            13 | {"kind": "throughput", "from": "a", "to": "b", "min": "2Mbit", "max": "1Mbit", "time": "1500ms"},
+               |                                                                                        ^^^^^^^^
+               |
+               = help: write for example "5s"
+
+            error: there are no two nodes that could reach each other
+              --> lab.json:14:26
+               |
+            14 | {"kind": "reachability", "nodes": ["a", "a"]}
+               |                          ^^^^^^^
+               |
+               = help: a reachability needs two hosts or routers with addresses
+
+            error: `a` is named twice
+              --> lab.json:14:41
+               |
+            14 | {"kind": "reachability", "nodes": ["a", "a"]}
+               |                                         ^^^
+               |
+               = help: once is enough
+        "#]],
+    );
+    check_checks(
+        r#"{"kind": "reachability", "name": "one"},
+{"kind": "reachability", "name": "one"},
+{"kind": "reachability", "name": ""}"#,
+        expect![[r#"
+            error: another check is called `one` as well
+             --> lab.json:8:34
+              |
+            8 | {"kind": "reachability", "name": "one"},
+              |                                  ^^^^^
+              |
+              = help: give each check a name of its own, or none
+
+            error: `` cannot be the name of a check
+             --> lab.json:9:34
+              |
+            9 | {"kind": "reachability", "name": ""}
+              |                                  ^^
+              |
+              = help: 1 to 100 characters on one line
+        "#]],
     );
 }

@@ -846,3 +846,114 @@ fn external_nodes() {
     ];
     assert_eq!(kinds, expected.map(NodeKind::External));
 }
+
+fn parsed(text: &str) -> Topology {
+    let loaded = Topology::parse(text, Path::new("/lab/lab.json"));
+    loaded.unwrap_or_else(|report| panic!("{report}")).topology
+}
+
+#[test]
+fn start_order_and_readiness() {
+    let lab = parsed(
+        r#"{"nodes": {
+            "web": {"kind": "host", "after": ["r", "db"], "ready": {"tcp": "[2001:db8::1]:80"}},
+            "r": {"kind": "router", "routing": {"ospf": true}, "ready": {"ospf-neighbors": 2, "timeout": "5s"},
+                "interfaces": {"eth0": {"addresses": ["10.0.0.1/24"]}}},
+            "r6": {"kind": "router", "routing": {"ospf": true}, "ready": {"ospf-neighbors": 1},
+                "interfaces": {"eth0": {"addresses": ["2001:db8::2/64"]}}},
+            "db": {"kind": "host", "ready": {"tcp": 5432}, "labels": {"role": "data"}, "save": ["/var/lib/db"]}},
+          "links": [{"endpoints": ["r:eth0", "r6:eth0"]}]}"#,
+    );
+    assert_eq!(machine(&lab, "web").after, [1, 3]);
+    let exec = |name| &machine(&lab, name).ready.as_ref().unwrap().exec;
+    assert!(
+        exec("web").contains("/dev/tcp/2001:db8::1/80"),
+        "{}",
+        exec("web")
+    );
+    assert!(exec("db").contains("/dev/tcp/127.0.0.1/5432"));
+    assert!(exec("r").contains("show ip ospf neighbor") && exec("r").contains("-ge 2"));
+    assert!(exec("r6").contains("show ipv6 ospf6 neighbor"));
+    let db = machine(&lab, "db");
+    assert_eq!(db.labels["role"], "data");
+    assert_eq!(db.save, ["/var/lib/db"]);
+}
+
+#[test]
+fn checks_know_addresses() {
+    let lab = parsed(
+        r#"{"nodes": {
+            "a": {"kind": "host", "interfaces": {"eth0": {"addresses": ["2001:db8::1/64", "10.0.0.1/24"]}}},
+            "r": {"kind": "router", "interfaces": {
+                "eth0": {"addresses": ["10.0.0.2/24", "2001:db8::2/64"]}, "eth1": {"addresses": ["10.0.1.2/24"]}}},
+            "b": {"kind": "host", "interfaces": {"eth0": {"addresses": ["10.0.1.1/24"]}}},
+            "idle": {"kind": "host"}},
+          "links": [{"endpoints": ["a:eth0", "r:eth0"]}, {"endpoints": ["r:eth1", "b:eth0"]}],
+          "checks": [
+            {"kind": "ping", "from": "a", "to": "r", "within": "2s"},
+            {"kind": "ping", "from": "a", "to": "r", "expect": "unreachable"},
+            {"kind": "ping", "from": "a", "to": "r"},
+            {"kind": "path", "from": "a", "to": "b", "via": ["r"]},
+            {"kind": "throughput", "from": "a", "to": "r:eth1", "min": "1kbit"},
+            {"kind": "reachability", "except": [["b", "a"]]}]}"#,
+    );
+    let names: Vec<_> = lab.checks.iter().map(|check| check.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "ping a r",
+            "no ping a r",
+            "ping a r (2)",
+            "path a b",
+            "throughput a r:eth1",
+            "reachability"
+        ]
+    );
+    assert_eq!(lab.checks[0].within, Duration::from_secs(2));
+    let CheckKind::Ping(ping) = &lab.checks[0].kind else {
+        panic!("{:?}", lab.checks[0]);
+    };
+    assert_eq!(ping.to.address.to_string(), "10.0.0.2", "IPv4 before IPv6");
+    let CheckKind::Path(way) = &lab.checks[3].kind else {
+        panic!("{:?}", lab.checks[3]);
+    };
+    assert_eq!(way.via[0].addresses.len(), 3);
+    let CheckKind::Throughput(throughput) = &lab.checks[4].kind else {
+        panic!("{:?}", lab.checks[4]);
+    };
+    assert_eq!(throughput.to.address.to_string(), "10.0.1.2");
+    assert_eq!((throughput.min, throughput.max), (Some(1000), None));
+    let CheckKind::Reachability(reachability) = &lab.checks[5].kind else {
+        panic!("{:?}", lab.checks[5]);
+    };
+    let nodes: Vec<_> = reachability
+        .nodes
+        .iter()
+        .map(|node| node.node.as_str())
+        .collect();
+    assert_eq!(nodes, ["a", "r", "b"], "those with addresses");
+    assert_eq!(reachability.except, [[2, 0]]);
+}
+
+#[test]
+fn checks_travel_as_json() {
+    let lab = full();
+    for check in &lab.checks {
+        let text = serde_json::to_string(check).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Check>(&text).unwrap(),
+            *check,
+            "{text}"
+        );
+    }
+    let kinds = lab
+        .checks
+        .iter()
+        .map(|check| std::mem::discriminant(&check.kind));
+    let kinds: std::collections::HashSet<_> = kinds.collect();
+    assert_eq!(
+        kinds.len(),
+        4,
+        "every kind is among the checks of full.json"
+    );
+}

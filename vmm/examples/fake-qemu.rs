@@ -58,6 +58,7 @@ fn main() {
     let qmp = Qmp::listen(Path::new(&find("socket,id=qmp,path=")));
     let boot = count_boot(&agent_socket);
     println!("Linux version 6.12 of {name}\x1b[31m\r\nbooting {boot}");
+    std::thread::spawn(serve_console);
     let listener = UnixListener::bind(&agent_socket).unwrap();
     if fault == Fault::Panic {
         println!("Kernel panic - not syncing: VFS: unable to mount root");
@@ -72,6 +73,15 @@ fn main() {
     }
     let hosts = agent_socket.with_file_name("hosts");
     Agent::new(socket, qmp, fault, boot, hosts).run();
+}
+
+/// Its serial port: a prompt, and an echo of each line. Ends with the terminal, not the guest.
+fn serve_console() {
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        print!("{line}\x1b[31m\r\n# ");
+        std::io::stdout().flush().unwrap();
+    }
 }
 
 fn fault_of(node: &str) -> Fault {
@@ -270,7 +280,12 @@ impl Agent {
             let status = ExitStatus::Code(0);
             return self.say(&ToHost::Exited { stream, status });
         }
-        let mut command = Command::new(&argv[0]);
+        // The agent's own program, which only a guest has.
+        let program = match argv[0].as_str() {
+            "/sbin/hopyard-agent" => "agent-program",
+            program => program,
+        };
+        let mut command = Command::new(program);
         command.args(&argv[1..]).envs(env).process_group(0);
         command
             .stdin(Stdio::piped())

@@ -14,9 +14,11 @@ use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite;
+use topology::model::Check;
 
 use crate::api::types::{
-    ChangePlan, Event, Lab, Link, Node, NodeOrder, Problem, TopologyRequest, TopologyText,
+    CaptureRequest, ChangePlan, Event, Keep, Lab, Link, Node, NodeOrder, Problem, Report,
+    TopologyRequest, TopologyText, Usage,
 };
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
@@ -31,8 +33,8 @@ pub struct Client {
     socket: PathBuf,
 }
 
-/// The socket of a command that runs in a node.
-pub type ExecSocket = WebSocketStream<UnixStream>;
+/// A WebSocket to a lab.
+pub type Socket = WebSocketStream<UnixStream>;
 
 impl Client {
     /// The lab called `name`, or the only one that runs.
@@ -123,6 +125,40 @@ impl Client {
         self.send(Method::PUT, "/v1/topology", request).await
     }
 
+    /// What is worth keeping of a node.
+    pub async fn keep(&self, node: &str) -> Result<Keep, Failure> {
+        self.json(&format!("/v1/nodes/{}/keep", segment(node)))
+            .await
+    }
+
+    /// What should hold while the lab runs.
+    pub async fn checks(&self) -> Result<Vec<Check>, Failure> {
+        self.json("/v1/checks").await
+    }
+
+    /// What its processes have taken of this machine.
+    pub async fn usage(&self) -> Result<Usage, Failure> {
+        self.json("/v1/usage").await
+    }
+
+    /// Everything that its switch counts.
+    pub async fn switch(&self) -> Result<Value, Failure> {
+        self.json("/v1/switch").await
+    }
+
+    /// What links were asked for and what they have delivered.
+    pub async fn report(&self) -> Result<Report, Failure> {
+        self.json("/v1/report").await
+    }
+
+    /// Its numbers for Prometheus.
+    pub async fn metrics(&self) -> Result<String, Failure> {
+        let answer = self.request(Method::GET, "/metrics").await?;
+        let body = answer.into_body().collect().await;
+        let bytes = body.map_err(|error| self.broken(&error))?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// All links.
     pub async fn links(&self) -> Result<Vec<Link>, Failure> {
         self.json("/v1/links").await
@@ -158,17 +194,47 @@ impl Client {
     }
 
     /// The serial log of a node.
-    pub async fn log(&self, node: &str, follow: bool) -> Result<LogStream, Failure> {
+    pub async fn log(&self, node: &str, follow: bool) -> Result<ByteStream, Failure> {
         let path = format!("/v1/nodes/{}/log?follow={follow}", segment(node));
-        Ok(LogStream(
+        Ok(ByteStream(
             self.request(Method::GET, &path).await?.into_body(),
         ))
     }
 
+    /// Starts a capture: where to end it, and what it captures.
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<(String, ByteStream), Failure> {
+        let body = serde_json::to_vec(request).map_err(|error| self.broken(&error))?;
+        let answer = self
+            .request_with(Method::POST, "/v1/captures", body.into())
+            .await?;
+        let place = answer.headers().get(header::LOCATION);
+        let place = place.and_then(|place| place.to_str().ok());
+        Ok((
+            place.unwrap_or_default().to_owned(),
+            ByteStream(answer.into_body()),
+        ))
+    }
+
+    /// Has the capture at `place` completed and ended.
+    pub async fn end_capture(&self, place: &str) -> Result<(), Failure> {
+        self.request(Method::DELETE, place).await.map(drop)
+    }
+
     /// Opens the socket for a command in a node.
-    pub async fn exec(&self, node: &str) -> Result<ExecSocket, Failure> {
+    pub async fn exec(&self, node: &str) -> Result<Socket, Failure> {
+        self.web_socket(&format!("/v1/nodes/{}/exec", segment(node)))
+            .await
+    }
+
+    /// Opens the socket to the serial port of a node.
+    pub async fn console(&self, node: &str) -> Result<Socket, Failure> {
+        self.web_socket(&format!("/v1/nodes/{}/console", segment(node)))
+            .await
+    }
+
+    async fn web_socket(&self, path: &str) -> Result<Socket, Failure> {
         let stream = self.connect().await?;
-        let uri = format!("ws://lab/v1/nodes/{}/exec", segment(node));
+        let uri = format!("ws://lab{path}");
         match tokio_tungstenite::client_async(uri, stream).await {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {
@@ -302,11 +368,11 @@ async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     }
 }
 
-/// The bytes of a log, as they come.
+/// Bytes of a log or a capture, as they come.
 #[derive(Debug)]
-pub struct LogStream(Incoming);
+pub struct ByteStream(Incoming);
 
-impl LogStream {
+impl ByteStream {
     /// The next bytes, or `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         next_chunk(&mut self.0)

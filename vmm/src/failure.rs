@@ -20,7 +20,7 @@ pub enum Code {
     Host = 5,
     /// The lab runs, or ran, and a node or the switch failed.
     Lab = 6,
-    /// `exec` and `shell`: Hopyard itself failed, not the command.
+    /// `exec`, `shell` and `attach`: Hopyard itself failed, not the command.
     Exec = 125,
     /// Ended by SIGINT before the work was done.
     Interrupted = 130,

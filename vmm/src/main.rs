@@ -3,11 +3,15 @@
 mod api;
 mod cli;
 mod client;
+mod copy;
 mod engine;
 mod failure;
 mod image;
 mod lab;
 mod sanitize;
+mod session;
+mod units;
+mod verify;
 
 use std::process::ExitCode;
 

@@ -11,27 +11,43 @@ pub struct Sanitizer {
 }
 
 #[derive(Default)]
-struct Clean(String);
+struct Clean {
+    text: String,
+    /// The cursor may move within its line.
+    within_line: bool,
+}
 
 impl Perform for Clean {
     fn print(&mut self, character: char) {
         if !character.is_control() {
-            self.0.push(character);
+            self.text.push(character);
         }
     }
 
     fn execute(&mut self, byte: u8) {
-        if matches!(byte, b'\n' | b'\t') {
-            self.0.push(char::from(byte));
+        let moves = self.within_line && matches!(byte, b'\r' | 8);
+        if matches!(byte, b'\n' | b'\t') || moves {
+            self.text.push(char::from(byte));
         }
     }
 }
 
 impl Sanitizer {
+    /// For a terminal on which somebody types: carriage returns and backspaces are let through, as line editing needs them.
+    pub fn for_typing() -> Self {
+        Self {
+            clean: Clean {
+                within_line: true,
+                ..Clean::default()
+            },
+            ..Self::default()
+        }
+    }
+
     /// The text of the next piece.
     pub fn clean(&mut self, bytes: &[u8]) -> String {
         self.parser.advance(&mut self.clean, bytes);
-        std::mem::take(&mut self.clean.0)
+        std::mem::take(&mut self.clean.text)
     }
 }
 
@@ -60,6 +76,13 @@ mod tests {
         ];
         let text: String = pieces.iter().map(|piece| sanitizer.clean(piece)).collect();
         assert_eq!(text, "aredä\tb\n");
+    }
+
+    #[test]
+    fn a_line_can_be_edited() {
+        let mut sanitizer = Sanitizer::for_typing();
+        let said = sanitizer.clean(b"ab\x08 \x08\r\n\x1b[2J\x07#");
+        assert_eq!(said, "ab\u{8} \u{8}\r\n#");
     }
 
     #[test]

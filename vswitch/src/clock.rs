@@ -41,8 +41,11 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Self;
 
+    #[inline]
     fn add(self, d: Duration) -> Self {
-        let ns = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        // In 64 bits, as this is done for every frame.
+        let ns = d.as_secs().saturating_mul(1_000_000_000);
+        let ns = ns.saturating_add(d.subsec_nanos().into());
         Self(self.0.saturating_add(ns))
     }
 }

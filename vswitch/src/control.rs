@@ -1,6 +1,6 @@
 //! The control socket: one JSON request per line, one JSON answer per line.
 //!
-//! `{"op":"stats"}` is answered with `{"stats":{…}}`; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
+//! `{"op":"stats"}` is answered with `{"stats":{…}}`, and so is `{"op":"brief"}`, without lateness; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
 //! schedule, with `{"set":"done"}` as soon as they hold; `{"op":"reset","link":"…"}`, which makes a link what it was at the start, with
 //! `{"reset":"done"}`; `{"op":"apply","config":"PATH"}` with `{"apply":"done"}` as soon as the switch is what the topology in this file says
 //! (`"file"` names the file it was copied from, to which its relative paths are relative); `{"op":"capture",…}` with `{"capture":"started"}`, and then the connection
@@ -56,6 +56,7 @@ struct Request {
 #[serde(rename_all = "kebab-case")]
 enum Op {
     Stats,
+    Brief,
     Set,
     Reset,
     Apply,
@@ -246,6 +247,7 @@ fn answer(view: &View, request: Request) -> Answer {
     };
     match (op, link, set, capture, config, file) {
         (Op::Stats, None, None, None, None, None) => Answer::Stats(view.stats()),
+        (Op::Brief, None, None, None, None, None) => Answer::Stats(view.brief()),
         (Op::Set, Some(link), Some(set), None, None, None) => {
             done(Answer::Set, change(view, &link, set.get()))
         }

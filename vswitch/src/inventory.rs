@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::config::{ExternalPlan, LinkPlan, NodePlan};
 use crate::port::{Port, Status, features};
 use crate::rewiring::Present;
-use crate::stats::{DirectionStats, ExternalStats, LinkStats, NodeStats, PortStats};
+use crate::stats::{ExternalStats, LinkStats, NodeStats, PortStats, ReadDirection};
 
 /// Everything there is. It is replaced as a whole when that changes.
 #[derive(Debug, Default)]
@@ -94,10 +94,10 @@ impl Inventory {
             .collect()
     }
 
-    pub(crate) fn link_stats(&self, now: Time) -> Vec<LinkStats> {
+    pub(crate) fn link_stats(&self, now: Time, direction: ReadDirection) -> Vec<LinkStats> {
         let links = self.links.iter();
         links
-            .map(|link| link_stats(&link.plan, &link.attributes.at(now)))
+            .map(|link| link_stats(&link.plan, &link.attributes.at(now), direction))
             .collect()
     }
 
@@ -141,16 +141,13 @@ fn external_stats(plan: &ExternalPlan, status: &Status) -> ExternalStats {
     }
 }
 
-fn link_stats(link: &LinkPlan, attributes: &[Direction; 2]) -> LinkStats {
+fn link_stats(link: &LinkPlan, attributes: &[Direction; 2], direction: ReadDirection) -> LinkStats {
     let [a, b] = &link.ends;
     let [there, back] = &link.directions;
     LinkStats {
         name: link.name.clone(),
         attributes: attributes.each_ref().map(Direction::written),
-        directions: [
-            DirectionStats::read(a, b, there),
-            DirectionStats::read(b, a, back),
-        ],
+        directions: [direction(a, b, there), direction(b, a, back)],
     }
 }
 

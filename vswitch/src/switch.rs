@@ -26,11 +26,11 @@ use crate::external::{Device, OpenError};
 use crate::inventory::{External, Inventory, Link, Lost, Node};
 use crate::l2;
 use crate::link::Streams;
-use crate::port::{Policy, Port, PortStatus};
+use crate::port::{Plug, Policy, Port, PortStatus, Role};
 use crate::rewiring::Slots;
 use crate::shard::{self, Gone, Handle, Message, Notice, Report, Watch, Watchdog};
-use crate::socket::{Socket, SocketError};
-use crate::stats::{ShardStats, Stats};
+use crate::socket::SocketError;
+use crate::stats::{DirectionStats, ReadDirection, ShardStats, Stats};
 
 use change::Changes;
 pub use change::RewireError;
@@ -60,17 +60,17 @@ pub struct Options {
 pub enum Sockets {
     /// In this folder, each as [`socket_path`] says.
     Folder(PathBuf),
-    /// Each, by the name of the port, `node.interface`, where it is said.
-    Each(Vec<(String, PathBuf)>),
+    /// Each, by the name of the port, `node.interface`, as it is said.
+    Each(Vec<(String, Plug)>),
 }
 
 impl Sockets {
-    fn path(&self, name: &str) -> Option<PathBuf> {
+    fn plug(&self, name: &str) -> Option<Plug> {
         match self {
-            Self::Folder(folder) => Some(socket_path(folder, name)),
+            Self::Folder(folder) => Some(Plug::Listen(socket_path(folder, name))),
             Self::Each(all) => {
                 let found = all.iter().find(|(port, _)| port == name);
-                found.map(|(_, path)| path.clone())
+                found.map(|(_, plug)| plug.clone())
             }
         }
     }
@@ -156,7 +156,7 @@ impl Switch {
         }
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
-            ports.push(listen(port, &options.sockets)?);
+            ports.push(new_port(port, &options.sockets)?);
         }
         let mut devices = Vec::with_capacity(plan.externals.len());
         let externals = plan.externals.into_iter().map(External::new);
@@ -285,13 +285,22 @@ impl Drop for Switch {
 impl View {
     /// All counters.
     pub fn stats(&self) -> Stats {
+        self.read(DirectionStats::read)
+    }
+
+    /// All counters but lateness, which takes most of the time: for those who ask often.
+    pub fn brief(&self) -> Stats {
+        self.read(DirectionStats::brief)
+    }
+
+    fn read(&self, direction: ReadDirection) -> Stats {
         let now = Time::now();
         let inventory = self.inventory();
         Stats {
             name: self.name.clone(),
             ports: inventory.port_stats(),
             externals: inventory.external_stats(),
-            links: inventory.link_stats(now),
+            links: inventory.link_stats(now, direction),
             nodes: inventory.node_stats(),
             shards: self
                 .shards
@@ -454,12 +463,12 @@ impl View {
     }
 }
 
-/// Listens on the socket of a port.
-fn listen(plan: PortPlan, sockets: &Sockets) -> Result<Arc<Port>, StartError> {
-    let path = sockets.path(&plan.name);
-    let path = path.ok_or_else(|| StartError::NoSocket(plan.name.clone()))?;
-    let socket = Socket::listen(&path)?;
-    Ok(Arc::new(Port::new(plan, socket)))
+/// A port that meets its front-ends where `sockets` says; listens at once, if it is the one that does.
+fn new_port(plan: PortPlan, sockets: &Sockets) -> Result<Arc<Port>, StartError> {
+    let plug = sockets.plug(&plan.name);
+    let plug = plug.ok_or_else(|| StartError::NoSocket(plan.name.clone()))?;
+    let role = Role::new(&plug)?;
+    Ok(Arc::new(Port::new(plan, role)))
 }
 
 /// Opens the device of an external node.

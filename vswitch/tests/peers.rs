@@ -2,13 +2,17 @@
 //! each what it receives on the other.
 
 mod common;
+#[path = "common/program.rs"]
+mod process;
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
 
 use common::eventually;
 use common::lab::{Running, pair};
 use libtest_mimic::{Arguments, Trial};
+use process::{Program, vswitch};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use vswitch::port::Policy;
 use vswitch::stats::DirectionStats;
@@ -42,6 +46,12 @@ struct Testpmd {
 impl Testpmd {
     /// Sends 16 bursts of 32 frames from each end and keeps them going round.
     fn start(lab: &Running, shape: Shape) -> Self {
+        let sockets = ["a.eth0", "b.eth0"].map(|name| lab.socket(name));
+        Self::spawn(lab.dir.path(), &sockets, false, shape)
+    }
+
+    /// As [`Testpmd::start`], in `folder`; with `listens` it makes the sockets.
+    fn spawn(folder: &Path, sockets: &[PathBuf; 2], listens: bool, shape: Shape) -> Self {
         let allowed = sched_getaffinity(None).unwrap();
         let cpu = (0..CpuSet::MAX_CPU)
             .find(|cpu| allowed.is_set(*cpu))
@@ -50,12 +60,13 @@ impl Testpmd {
         command.arg("--lcores").arg(format!("0@{cpu},1@{cpu}"));
         command.args(["--no-huge", "-m", "128", "--no-pci", "--no-telemetry"]);
         // Nothing is left behind, and two do not meet.
-        let prefix = lab.dir.path().file_name().unwrap().display().to_string();
+        let prefix = folder.file_name().unwrap().display().to_string();
         command.arg(format!("--file-prefix=hopyard{prefix}"));
-        for (n, name) in ["a.eth0", "b.eth0"].iter().enumerate() {
+        for (n, socket) in sockets.iter().enumerate() {
             command.arg("--vdev").arg(format!(
-                "net_virtio_user{n},path={},queues=1,queue_size={},mrg_rxbuf={},packed_vq={},in_order=0",
-                lab.socket(name).display(),
+                "net_virtio_user{n},path={},server={},queues=1,queue_size={},mrg_rxbuf={},packed_vq={},in_order=0",
+                socket.display(),
+                u8::from(listens),
                 shape.size,
                 u8::from(shape.mergeable),
                 u8::from(shape.packed),
@@ -72,6 +83,11 @@ impl Testpmd {
         let pieces = shape.pieces;
         write!(stdin, "set txpkts {pieces}\nstart tx_first 16\n").unwrap();
         Self { child, stdin }
+    }
+
+    /// Sends as at the start.
+    fn again(&mut self) {
+        self.stdin.write_all(b"stop\nstart tx_first 16\n").unwrap();
     }
 
     fn quit(mut self) {
@@ -176,6 +192,58 @@ fn killed() {
     }
 }
 
+/// Two ports that connect to who listens on `a.sock` and `b.sock`.
+fn connecting(dir: tempfile::TempDir) -> Program {
+    Program::spawn(dir, |_: &Path| {
+        let mut command = vswitch(["run", "--allow-unsealed", "--control", "control.sock"]);
+        command.args(["--port", "a=a.sock,connect=true"]);
+        command.args(["--port", "b=b.sock,connect=true"]);
+        command.args(["--link", "a,b"]);
+        command
+    })
+}
+
+/// A front-end that listens outlives the switch, which goes on with its rings at their used indices; and the switch outlives a
+/// front-end.
+fn switch_killed(shape: Shape) {
+    let mut dir = tempfile::tempdir().unwrap();
+    let sockets = ["a.sock", "b.sock"].map(|name| dir.path().join(name));
+    let mut testpmd = Testpmd::spawn(dir.path(), &sockets, true, shape);
+    let round = |program: &Program| {
+        eventually("frames both ways", || {
+            let both = [("a.eth0", "b.eth0"), ("b.eth0", "a.eth0")];
+            both.iter()
+                .all(|(from, to)| program.direction(from, to).out_frames > ENOUGH)
+        });
+        for port in program.counters().ports {
+            assert_eq!((port.malformed, port.violations), (0, 0), "{port:?}");
+        }
+    };
+    for _ in 0..3 {
+        let mut program = connecting(dir);
+        round(&program);
+        dir = program.kill();
+        // What was in the switch is lost; without it nothing would go round.
+        testpmd.again();
+    }
+    let program = connecting(dir);
+    round(&program);
+    testpmd.kill();
+    for socket in &sockets {
+        // virtio-user does not replace what a dead one has left.
+        std::fs::remove_file(socket).unwrap();
+    }
+    eventually("nobody", || {
+        program.counters().ports.iter().all(|p| !p.connected)
+    });
+    let _testpmd = Testpmd::spawn(program.dir.path(), &sockets, true, shape);
+    let before = program.direction("a.eth0", "b.eth0").out_frames;
+    eventually("frames again", || {
+        program.direction("a.eth0", "b.eth0").out_frames > before + ENOUGH
+    });
+    assert!(program.counters().ports.iter().all(|p| p.connections == 2));
+}
+
 /// Without `--allow-unsealed` its memory is refused, and it is said why.
 fn unsealed() {
     let lab = pair().run();
@@ -196,7 +264,7 @@ fn main() -> ExitCode {
         .status()
         .is_ok();
     if !is_there {
-        eprintln!("SKIP peers: there is no {PROGRAM} (package dpdk)");
+        eprintln!("SKIP peers: there is no {PROGRAM} (package dpdk-dev)");
     }
     let mut trials = Vec::new();
     let mut add = |name: String, run: Box<dyn FnOnce() + Send>| {
@@ -221,6 +289,11 @@ fn main() -> ExitCode {
     add("indirect".into(), Box::new(indirect));
     add("packed".into(), Box::new(packed));
     add("killed".into(), Box::new(killed));
+    for size in [256, 1024] {
+        let shape = Shape { size, ..PLAIN };
+        let name = format!("switch_killed_{size}");
+        add(name, Box::new(move || switch_killed(shape)));
+    }
     add("unsealed".into(), Box::new(unsealed));
     libtest_mimic::run(&arguments, trials).exit_code()
 }

@@ -673,3 +673,79 @@ fn faults_happen_on_time() {
     // Down from 10 to 12 and from 15 to 21 ms.
     assert_eq!(passed, [0, 3, 4, 11]);
 }
+
+/// What a link that lets frames wait in their receiver's buffers may have.
+fn predictable() -> impl Strategy<Value = Direction> {
+    let limit = prop_oneof![
+        (1u32..40).prop_map(Limit::Packets),
+        (1_000u64..60_000).prop_map(Limit::Bytes)
+    ];
+    (
+        1_000_000u64..2_000_000_000,
+        0u64..200_000,
+        prop_oneof![Just(0.0), Just(0.1)],
+        prop_oneof![Just(0.0), Just(0.1)],
+        prop_oneof![Just(0.0), Just(1e-5)],
+        limit,
+    )
+        .prop_map(|(rate, delay, loss, corrupt, ber, limit)| Direction {
+            rate: Some(rate),
+            delay: Duration::from_nanos(delay),
+            loss: Loss::Random(loss),
+            corrupt,
+            ber,
+            queue: Queue {
+                limit,
+                ..Queue::default()
+            },
+            ..Direction::default()
+        })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// A receiver whose buffers each hold a frame is served in batches, one that needs several for each is served one frame after the
+    /// other. Both see the same at the same times, and so do the counters.
+    #[test]
+    fn a_batch_is_as_its_frames(
+        first in predictable(),
+        second in predictable(),
+        bursts in prop::collection::vec((prop::collection::vec(18usize..1514, 1..40), 0u64..300_000), 1..20),
+    ) {
+        let run = |rx_buffer| {
+            let mut lab = Lab::with_seed(9);
+            let (a, b) = (lab.machine("a"), lab.machine("b"));
+            lab.link(a, b, &first, Completion::Network);
+            let shape = Shape { size: 4096, rx_buffer, ..Shape::default() };
+            let mut lab = VirtualLab::with_shapes(&lab.topology(), Shape::default(), &[("b.eth0", shape)]);
+            let mut got = Vec::new();
+            let mut number = 0;
+            for (n, (sizes, gap)) in bursts.iter().enumerate() {
+                if n == bursts.len() / 2 {
+                    let set = patch(|p| {
+                        p.rate = Some(second.rate);
+                        p.delay = Some(second.delay);
+                        p.queue = Some(second.queue.clone());
+                    });
+                    let change = LinkChange { lanes: [0, 1], set: [set.clone(), set] };
+                    lab.engine.change(&change, lab.now);
+                }
+                for len in sizes {
+                    assert!(lab.guest("a.eth0").queue(&data(*len, number)));
+                    number += 1;
+                }
+                lab.kick("a.eth0");
+                got.extend(lab.collect("b.eth0", *gap));
+            }
+            got.extend(lab.collect("b.eth0", 10_000 * MS));
+            assert!(lab.engine.is_empty());
+            let direction = lab.direction("a.eth0", "b.eth0");
+            assert_eq!(direction.pool_copies, 0);
+            (got, direction)
+        };
+        let (batches, single) = (run(2048), run(100));
+        prop_assert_eq!(batches.1, single.1);
+        prop_assert_eq!(batches.0, single.0);
+    }
+}

@@ -4,6 +4,7 @@ mod common;
 #[path = "common/program.rs"]
 mod process;
 
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -73,6 +74,41 @@ fn two_ports_and_a_link() {
     assert_eq!(p.direction("b.eth0", "a.eth0").out_frames, 2);
     assert!(p.end(Signal::SIGTERM).success());
     assert_eq!(files(p.dir.path()), ["all.pcapng"]);
+}
+
+/// A front-end that listens is connected to as soon as it does, and again; another that is refused is not asked without end.
+#[test]
+fn front_ends_that_listen() {
+    let mut p = start(&[
+        "--port",
+        "a=x.sock,connect=true",
+        "--port",
+        "b=y.sock",
+        "--link",
+        "a,b",
+    ]);
+    assert_eq!(files(p.dir.path()), ["control.sock", "y.sock"]);
+    let state = |p: &Program| p.counters().ports[0].clone();
+    eventually("a reason", || {
+        let error = state(&p).last_error;
+        error.is_some_and(|e| e.contains("x.sock: no front-end listens there yet"))
+    });
+    let listener = UnixListener::bind(p.path("x.sock")).unwrap();
+    let (mut b, _b) = plug(&p, "y.sock");
+    for tag in 0..3 {
+        let (stream, _) = listener.accept().unwrap();
+        let mut a = Guest::new(Shape::default());
+        let mut connection = Connection::on(stream);
+        connection.agree(&a);
+        connection.share(&a.memory).unwrap();
+        connection.start_rings(&a, [0, 0]).unwrap();
+        exchange(&mut a, &mut b, tag);
+        exchange(&mut b, &mut a, tag);
+    }
+    assert_eq!(state(&p).connections, 3);
+    // With the switch waiting for the next.
+    assert!(p.end(Signal::SIGTERM).success());
+    assert_eq!(files(p.dir.path()), ["x.sock"]);
 }
 
 /// Any number of ports, several of one machine, with a switch and a hub between them.

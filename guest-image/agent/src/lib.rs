@@ -4,9 +4,12 @@
 //! One thread, one `poll` loop. PID 1 must not end: what fails is reported and the node stays up.
 #![warn(missing_docs)]
 
+mod attach;
 mod boot;
+mod commands;
 mod configure;
 mod connection;
+mod console;
 mod environment;
 mod exec;
 mod frr;
@@ -37,7 +40,7 @@ pub fn init() -> ! {
         }
         std::thread::sleep(Duration::from_secs(1));
     };
-    let mut server = Server::new(signals, Box::new(boot::open_port), problems);
+    let mut server = Server::new(signals, Box::new(boot::open_port), problems).with_console();
     loop {
         match catch_unwind(AssertUnwindSafe(|| server.run())) {
             Ok(reboot) => power::end(reboot),
@@ -53,7 +56,8 @@ pub fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let program = arguments.next().unwrap_or_default();
     let program = program.rsplit('/').next().unwrap_or_default();
-    if let Some(signal) = power::requested_by(program, &arguments.collect::<Vec<_>>()) {
+    let arguments: Vec<_> = arguments.collect();
+    if let Some(signal) = power::requested_by(program, &arguments) {
         return match power::ask(signal) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -61,6 +65,11 @@ pub fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         };
+    }
+    if let Some((verb, rest)) = arguments.split_first()
+        && verb == "attach"
+    {
+        return ExitCode::from(attach::main(rest));
     }
     if std::process::id() != 1 {
         eprintln!("{program}: this is PID 1 of a Hopyard node; there is nothing it can do here");

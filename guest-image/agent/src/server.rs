@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::connection::{Connection, Lost};
+use crate::console::Console;
 use crate::exec::{Exec, Request, Source};
 use crate::services::Services;
 use crate::signals::{Event, Signals};
@@ -35,6 +36,7 @@ pub struct Server {
     connection: Option<Connection>,
     execs: BTreeMap<u32, Exec>,
     services: Option<Services>,
+    console: Option<Console>,
     /// What has become of the configuration, for a host that comes back.
     progress: Vec<ToHost>,
     /// Not told to anyone yet.
@@ -57,6 +59,8 @@ enum Ready {
     Port(PollFlags),
     Output(u32, Source),
     Input(u32),
+    Command(usize),
+    Console,
 }
 
 impl Server {
@@ -68,6 +72,7 @@ impl Server {
             connection: None,
             execs: BTreeMap::new(),
             services: None,
+            console: None,
             progress: Vec::new(),
             warnings: problems
                 .into_iter()
@@ -75,6 +80,13 @@ impl Server {
                 .collect(),
             ending: None,
         }
+    }
+
+    /// Has the server give a shell to whoever types at the serial port.
+    #[must_use]
+    pub fn with_console(mut self) -> Self {
+        self.console = Console::open();
+        self
     }
 
     /// Serves until the node is to end; returns whether it is to boot again.
@@ -113,6 +125,15 @@ impl Server {
                         exec.read(source, now, &mut connection.out);
                     }
                 }
+                Ready::Command(index) => {
+                    if let Some(services) = &mut self.services {
+                        services.read(index);
+                    }
+                }
+                Ready::Console => {
+                    let of_use = self.console.as_mut().is_none_or(Console::typed);
+                    self.console = self.console.take().filter(|_| of_use);
+                }
                 Ready::Input(stream) => {
                     if let (Some(exec), Some(connection)) =
                         (self.execs.get_mut(&stream), &mut self.connection)
@@ -142,6 +163,14 @@ impl Server {
             let (port, flags) = connection.interest();
             owners.push(Ready::Port(PollFlags::empty()));
             fds.push(PollFd::from_borrowed_fd(port, flags));
+        }
+        for (index, fd) in self.services.iter().flat_map(Services::outputs) {
+            owners.push(Ready::Command(index));
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        }
+        if let Some(terminal) = self.console.as_ref().and_then(Console::terminal) {
+            owners.push(Ready::Console);
+            fds.push(PollFd::from_borrowed_fd(terminal, PollFlags::IN));
         }
         for (&stream, exec) in &self.execs {
             if !full {
@@ -427,6 +456,11 @@ impl Server {
         let now = Instant::now();
         if let Some(exec) = self.execs.values_mut().find(|exec| exec.pid() == Some(pid)) {
             exec.exited(status, now);
+            return;
+        }
+        if let Some(console) = &mut self.console
+            && console.exited(pid)
+        {
             return;
         }
         let mut events = Vec::new();

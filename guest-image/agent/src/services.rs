@@ -3,9 +3,9 @@
 //!
 //! Nothing here blocks: [`Services::step`] is called whenever something has ended or a deadline has passed.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use agent_protocol::{ExitStatus, NodeDescription, ReadyDescription, ToHost};
 use rustix::process::{Pid, Signal};
 
+use crate::commands::Commands;
 use crate::frr::{Frr, FrrEvent};
 use crate::{environment, signals};
 
@@ -27,7 +28,7 @@ pub struct Services {
     frr: Option<Frr>,
     /// Not started yet.
     commands: Vec<String>,
-    running: HashMap<Pid, (usize, String)>,
+    running: Commands,
     ready: Option<ReadyDescription>,
     check: Check,
     configured: bool,
@@ -50,7 +51,7 @@ impl Services {
         Self {
             frr: node.frr.take().map(|frr| Frr::new(frr, now)),
             commands: std::mem::take(&mut node.commands),
-            running: HashMap::new(),
+            running: Commands::default(),
             ready: node.ready.take(),
             check: Check::Off,
             configured: false,
@@ -66,16 +67,7 @@ impl Services {
         now: Instant,
         events: &mut Vec<ToHost>,
     ) -> bool {
-        if let Some((number, command)) = self.running.remove(&pid) {
-            if status != ExitStatus::Code(0) {
-                events.push(ToHost::Warning {
-                    message: format!(
-                        "the command `{command}` {}{}",
-                        describe(status),
-                        quote_log(&command_log(number))
-                    ),
-                });
-            }
+        if self.running.exited(pid, status, events) {
             return true;
         }
         if let Check::Running {
@@ -114,7 +106,7 @@ impl Services {
         }
         if !self.configured && !self.failed && self.frr.as_ref().is_none_or(Frr::is_configured) {
             self.configured = true;
-            self.start_commands(events);
+            self.running = Commands::start(std::mem::take(&mut self.commands), events);
             events.push(ToHost::Configured);
             match &self.ready {
                 None => events.push(ToHost::Ready),
@@ -165,18 +157,14 @@ impl Services {
         }
     }
 
-    fn start_commands(&mut self, events: &mut Vec<ToHost>) {
-        for (index, command) in std::mem::take(&mut self.commands).into_iter().enumerate() {
-            let number = index + 1;
-            match shell(&command, &command_log(number)) {
-                Ok(pid) => {
-                    self.running.insert(pid, (number, command));
-                }
-                Err(error) => events.push(ToHost::Warning {
-                    message: format!("the command `{command}` cannot be started: {error}"),
-                }),
-            }
-        }
+    /// Output of commands to watch for, by place.
+    pub fn outputs(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        self.running.outputs()
+    }
+
+    /// Takes output of a command that has come.
+    pub fn read(&mut self, index: usize) {
+        self.running.read(index);
     }
 
     /// When [`Services::step`] wants to be called at the latest.
@@ -210,10 +198,6 @@ fn report(happened: Vec<FrrEvent>, events: &mut Vec<ToHost>) -> bool {
 const READY_LOG: &str = "/var/log/ready.log";
 /// That of the check that is running.
 const CHECK_LOG: &str = "/var/log/ready.log.running";
-
-fn command_log(number: usize) -> String {
-    format!("/var/log/command-{number}.log")
-}
 
 /// Starts a shell command in a session of its own, its output in a fresh log.
 fn shell(line: &str, log: &str) -> io::Result<Pid> {

@@ -1,6 +1,8 @@
 //! The switch that is measured, as its users start it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -12,6 +14,7 @@ use crate::process::{Process, command};
 /// A running vswitch with pairs of hosts `a0`–`b0`, `a1`–`b1`, …, each with a link between them.
 #[derive(Debug)]
 pub struct Switch {
+    program: PathBuf,
     process: Process,
     dir: TempDir,
 }
@@ -62,7 +65,11 @@ impl Switch {
         process.wait_for("that it is ready", Duration::from_mins(1), |l| {
             l.contains(r#""ready""#).then_some(())
         })?;
-        Ok(Self { process, dir })
+        Ok(Self {
+            program: setup.program.to_owned(),
+            process,
+            dir,
+        })
     }
 
     /// The process.
@@ -73,6 +80,18 @@ impl Switch {
     /// The sockets of pair `n`.
     pub fn sockets(&self, n: usize) -> [PathBuf; 2] {
         ["a", "b"].map(|side| self.dir.path().join(format!("{side}{n}.eth0.sock")))
+    }
+
+    /// By how many nanoseconds frames from host `a0` came out late so far: how many in each bucket of the switch's own histogram.
+    pub fn lateness(&self) -> Result<BTreeMap<u64, u64>> {
+        let mut c = Command::new(&self.program);
+        c.args(["stats", "--json", "--control"]);
+        c.arg(self.dir.path().join("control.sock"));
+        let stats: Value = serde_json::from_slice(&c.output()?.stdout)?;
+        let buckets = &stats["links"][0]["directions"][0]["lateness"]["buckets"];
+        Ok(serde_json::from_value::<Vec<(u64, u64)>>(buckets.clone())?
+            .into_iter()
+            .collect())
     }
 
     /// Ends it and waits until it has ended.

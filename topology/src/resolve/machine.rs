@@ -1,16 +1,16 @@
 //! Hosts and routers.
 
+use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::{PlacedAddress, Resolver};
 use crate::document::Path;
 use crate::file;
-use crate::model::{EndAction, EndPolicy, File, Interface, Machine, NodeKind, Ready, Role, Route};
+use crate::model::{EndAction, EndPolicy, File, Interface, Machine, NodeKind, Role, Route};
 use crate::net::{Cidr, MacAddr};
-use crate::quantity::{Size, Time};
+use crate::quantity::Size;
 
 /// NICs that fit beside the other devices on the machine's one PCI bus.
 const MAX_INTERFACES: usize = 28;
@@ -66,8 +66,11 @@ impl Resolver<'_> {
             files: self.files(written, path),
             commands: self.commands(&written.commands, &path.at("commands")),
             frr: None,
-            ready: self.ready(written.ready.as_ref(), &path.at("ready")),
+            ready: None,
+            after: Vec::new(),
             on: end_policy(&written.on),
+            labels: self.labels(written, path),
+            save: self.save(written, path),
         };
         for (name, interface) in written.interfaces.iter().flatten() {
             let path = path.at("interfaces").at(name.as_str());
@@ -83,6 +86,7 @@ impl Resolver<'_> {
                 machine.routes.push(route);
             }
         }
+        machine.ready = self.ready(written, &machine, path);
         NodeKind::Machine(Box::new(machine))
     }
 
@@ -434,26 +438,55 @@ impl Resolver<'_> {
         written.to_vec()
     }
 
-    fn command(&mut self, command: &str, path: &Path) {
+    pub(super) fn command(&mut self, command: &str, path: &Path) {
         if command.trim().is_empty() || command.contains('\0') {
             self.findings
                 .error(path, "the command is empty", "write a shell command");
         }
     }
 
-    fn ready(&mut self, written: Option<&file::Ready>, path: &Path) -> Option<Ready> {
-        let written = written?;
-        self.command(&written.exec, &path.at("exec"));
-        let second = Duration::from_secs(1);
-        let timeout = self.findings.ranged(
-            &path.at("timeout"),
-            written.timeout.unwrap_or(Time(120 * second)),
-            &(Time(second)..=Time(86_400 * second)),
-        );
-        Some(Ready {
-            exec: written.exec.clone(),
-            timeout: timeout.map(|time| time.0).unwrap_or_default(),
-        })
+    fn labels(&mut self, written: &file::Machine, path: &Path) -> BTreeMap<String, String> {
+        for (key, value) in &written.labels {
+            let path = path.at("labels").at(key.as_str());
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+            if key.is_empty() || key.len() > 63 || key.starts_with('-') || !key.chars().all(plain) {
+                self.findings.key_error(
+                    &path,
+                    format!("`{key}` cannot be a label"),
+                    "1 to 63 letters, digits, `-`, `_`, `.` and `/`, the first not a `-`",
+                );
+            }
+            if value.chars().count() > 200 || value.contains(char::is_control) {
+                self.findings.error(
+                    &path,
+                    format!("the value of `{key}` cannot be that of a label"),
+                    "at most 200 characters on one line",
+                );
+            }
+        }
+        let labels = written.labels.iter();
+        labels
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+
+    fn save(&mut self, written: &file::Machine, path: &Path) -> Vec<String> {
+        for (index, name) in written.save.iter().enumerate() {
+            let path = path.at("save").at(index);
+            let mut parts = name.split('/').skip(1);
+            let odd = |part: &str| matches!(part, "" | "." | "..");
+            if !name.starts_with('/') || name.contains('\0') || parts.any(odd) {
+                self.findings.error(
+                    &path,
+                    format!("`{name}` is not the absolute path of a file or folder"),
+                    "write it from `/` on, without `.` and `..`",
+                );
+            } else if written.save[..index].contains(name) {
+                self.findings
+                    .error(&path, format!("`{name}` is named twice"), "once is enough");
+            }
+        }
+        written.save.clone()
     }
 
     /// What can be said only when the links have created their interfaces.

@@ -51,7 +51,7 @@ fn on() -> bool {
 }
 
 /// What the lab can ask of a monitor whose guest runs, a JSON object a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Order {
     /// The guest is to see that a NIC has a carrier, or has none.
@@ -61,4 +61,13 @@ pub enum Order {
         /// Whether it has one.
         up: bool,
     },
+    /// A person types on the serial port. From the first such order on, what the guest writes there is passed on at once instead
+    /// of by lines.
+    Serial {
+        /// At most [`SERIAL_INPUT`] of them; none is a person who only looks.
+        bytes: Vec<u8>,
+    },
 }
+
+/// Bytes for the serial port in one order.
+pub const SERIAL_INPUT: usize = 200;

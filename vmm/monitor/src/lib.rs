@@ -31,7 +31,7 @@ mod virtio;
 mod vm;
 mod warn;
 
-pub use config::{NicConfig, NodeConfig, Order};
+pub use config::{NicConfig, NodeConfig, Order, SERIAL_INPUT};
 pub use end::{End, EndReason};
 pub use error::Error;
 pub use serial::SerialLog;

@@ -6,19 +6,21 @@ use std::sync::Arc;
 use crate::config::Order;
 use crate::error::Error;
 use crate::pci::Bus;
+use crate::pio::Ports;
 use crate::virtio::net::Carrier;
 use crate::warn::warn;
 
 /// The most bytes an order may have.
 const MAX_ORDER: u64 = 1024;
 
-/// Does what `orders` says, a line each, on a thread of its own until they end. The NICs' carriers are in order, the first
+/// Does what `orders` says, a line each, on a thread of its own until they end. What is typed is for the serial port among the `ports`. The NICs' carriers are in order, the first
 /// is at place `first_nic` of the bus.
 pub fn obey(
     mut orders: impl BufRead + Send + 'static,
     carriers: Vec<Carrier>,
     first_nic: usize,
     bus: Arc<Bus>,
+    ports: Arc<Ports>,
 ) -> Result<(), Error> {
     let work = move || {
         let mut line = Vec::new();
@@ -36,6 +38,7 @@ pub fn obey(
                         "there is no NIC {nic} whose carrier could change"
                     )),
                 },
+                Ok(Order::Serial { bytes }) => ports.input(&bytes),
                 Err(error) => warn(format_args!("not an order: {error}")),
             }
         }

@@ -1,5 +1,6 @@
 //! I/O ports: serial port, power, reset and panic registers.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +23,9 @@ const SLEEP_ENABLE: u8 = 1 << 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_TYPE_MASK: u8 = 0b111;
 
+/// Typed bytes that may wait for the guest to read them.
+const TYPED: usize = 4096;
+
 /// Raises the serial port's interrupt.
 #[derive(Debug)]
 pub struct SerialInterrupt(pub EventFd);
@@ -37,8 +41,30 @@ impl Trigger for SerialInterrupt {
 /// All ports of the guest. Shared by its virtual processors.
 #[derive(Debug)]
 pub struct Ports {
-    serial: Mutex<Serial<SerialInterrupt, NoEvents, SharedLog>>,
+    serial: Mutex<Uart>,
     log: Arc<Mutex<SerialLog>>,
+}
+
+/// The serial port.
+#[derive(Debug)]
+struct Uart {
+    chip: Serial<SerialInterrupt, NoEvents, SharedLog>,
+    /// What was typed and does not fit the chip's FIFO yet.
+    typed: VecDeque<u8>,
+}
+
+impl Uart {
+    /// Gives the chip what it has room for.
+    fn feed(&mut self) {
+        while !self.typed.is_empty() && self.chip.fifo_capacity() > 0 {
+            let (next, _) = self.typed.as_slices();
+            // Nothing is taken while the guest tests the chip; what it reads next asks again.
+            match self.chip.enqueue_raw_bytes(next) {
+                Ok(taken @ 1..) => drop(self.typed.drain(..taken)),
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
 }
 
 /// The log, which the UART writes and the panic report reads.
@@ -63,9 +89,24 @@ impl Ports {
     pub fn new(interrupt: SerialInterrupt, log: SerialLog) -> Self {
         let log = Arc::new(Mutex::new(log));
         Self {
-            serial: Mutex::new(Serial::new(interrupt, SharedLog(log.clone()))),
+            serial: Mutex::new(Uart {
+                chip: Serial::new(interrupt, SharedLog(log.clone())),
+                typed: VecDeque::new(),
+            }),
             log,
         }
+    }
+
+    /// A person types. What a guest that reads nothing has no room for is lost, as on a wire.
+    pub fn input(&self, bytes: &[u8]) {
+        self.log
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write_at_once();
+        let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = TYPED.saturating_sub(serial.typed.len());
+        serial.typed.extend(bytes.iter().take(room));
+        serial.feed();
     }
 
     /// Writes out the last, unfinished line of the serial log.
@@ -98,7 +139,9 @@ impl Ports {
         data.fill(match port {
             SERIAL_PORT..=0x3ff => {
                 let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
-                serial.read((port - SERIAL_PORT) as u8)
+                let value = serial.chip.read((port - SERIAL_PORT) as u8);
+                serial.feed();
+                value
             }
             PVPANIC_PORT => PANICKED,
             // A keyboard controller that is never busy: a guest would wait for it before the reset.
@@ -117,7 +160,7 @@ impl Ports {
             SERIAL_PORT..=0x3ff => {
                 let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
                 // An interrupt that cannot be raised is the eventfd's counter overflowing: one is pending.
-                let _ = serial.write((port - SERIAL_PORT) as u8, value);
+                let _ = serial.chip.write((port - SERIAL_PORT) as u8, value);
                 None
             }
             PVPANIC_PORT if value & PANICKED != 0 => {
@@ -183,6 +226,52 @@ mod tests {
             ports.write(PVPANIC_PORT, &[1]).unwrap().detail,
             "out of hops"
         );
+    }
+
+    #[test]
+    fn what_is_typed_arrives_however_long_and_is_bounded() {
+        let (_folder, ports) = ports();
+        let typed: Vec<u8> = (0..1000_u32).map(|n| n as u8).collect();
+        for part in typed.chunks(crate::SERIAL_INPUT) {
+            ports.input(part);
+        }
+        let read = || {
+            let mut data = [0];
+            ports.read(SERIAL_PORT, &mut data);
+            data[0]
+        };
+        // Line status: is there data?
+        let waiting = || {
+            let mut data = [0];
+            ports.read(SERIAL_PORT + 5, &mut data);
+            data[0] & 1 == 1
+        };
+        let mut arrived = Vec::new();
+        while waiting() {
+            arrived.push(read());
+        }
+        assert_eq!(arrived, typed);
+        for _ in 0..100 {
+            ports.input(&[b'x'; 200]);
+        }
+        let mut arrived = 0;
+        while waiting() {
+            read();
+            arrived += 1;
+        }
+        assert!((TYPED..=TYPED + 64).contains(&arrived), "{arrived}");
+    }
+
+    #[test]
+    fn a_prompt_is_seen_once_somebody_looks() {
+        let (folder, ports) = ports();
+        let log = || std::fs::read_to_string(folder.path().join("serial.log")).unwrap();
+        ports.write(SERIAL_PORT, b"#");
+        assert_eq!(log(), "", "a line at a time");
+        ports.input(&[]);
+        assert_eq!(log(), "#");
+        ports.write(SERIAL_PORT, b" ");
+        assert_eq!(log(), "# ");
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct SerialLog {
     /// Where this boot's lines begin.
     begin: u64,
     line: Vec<u8>,
+    /// Every character goes out at once.
+    at_once: bool,
 }
 
 impl SerialLog {
@@ -38,7 +40,14 @@ impl SerialLog {
             size,
             begin: size,
             line: Vec::with_capacity(LINE),
+            at_once: false,
         })
+    }
+
+    /// From now on somebody looks at every character: a prompt does not end in a newline.
+    pub fn write_at_once(&mut self) {
+        self.at_once = true;
+        let _ = self.write_out();
     }
 
     /// Writes out what has not yet ended in a newline.
@@ -78,6 +87,9 @@ impl Write for SerialLog {
             if (*byte == b'\n' || self.line.len() >= LINE) && self.write_out().is_err() {
                 self.line.clear();
             }
+        }
+        if self.at_once && self.write_out().is_err() {
+            self.line.clear();
         }
         Ok(bytes.len())
     }

@@ -122,7 +122,8 @@ pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result
         vcpus.push(vcpu);
     }
     drop(supported);
-    orders::obey(orders, carriers, FIRST_NIC, machine.bus.clone())?;
+    let (bus, ports) = (machine.bus.clone(), machine.ports.clone());
+    orders::obey(orders, carriers, FIRST_NIC, bus, ports)?;
     tell(&Event::Started);
     for (id, mut vcpu) in (0..).zip(vcpus) {
         let machine = machine.clone();

@@ -10,7 +10,14 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use super::Api;
 use super::types::{Change, Event, Phase};
 
-/// A snapshot, then every change until the lab has ended.
+/// Follow what changes
+///
+/// Server-sent events, an `Event` in the data of each: a snapshot, then every change until the lab has ended. A reader that
+/// is too slow misses records, and is told how many.
+#[utoipa::path(
+    get, path = "/v1/events", tag = "lab",
+    responses((status = 200, description = "The stream", body = Event, content_type = "text/event-stream")),
+)]
 pub async fn events(
     Shared(api): Shared<Api>,
 ) -> Sse<impl Stream<Item = Result<sse::Event, Infallible>>> {
@@ -45,4 +52,49 @@ fn follow(changes: Receiver<Event>) -> impl Stream<Item = Event> {
 fn encode(event: &Event) -> sse::Event {
     // JSON of these types cannot fail; an empty event would be skipped by every reader.
     sse::Event::default().json_data(event).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast;
+
+    use super::*;
+
+    fn notice(at_ms: u64) -> Event {
+        let change = Change::Notice {
+            node: None,
+            message: String::new(),
+        };
+        Event { at_ms, change }
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_how_many_it_missed_and_holds_nobody_up() {
+        let (sender, receiver) = broadcast::channel(2);
+        for at_ms in 1..=7 {
+            sender.send(notice(at_ms)).unwrap();
+        }
+        let ended = Change::Lab {
+            phase: Phase::Ended,
+            failure: None,
+        };
+        let change = ended.clone();
+        sender.send(Event { at_ms: 8, change }).unwrap();
+        let read: Vec<_> = follow(receiver).collect().await;
+        let lost = Change::Lost { count: 6 };
+        assert_eq!(
+            read,
+            [
+                Event {
+                    at_ms: 0,
+                    change: lost
+                },
+                notice(7),
+                Event {
+                    at_ms: 8,
+                    change: ended
+                },
+            ]
+        );
+    }
 }

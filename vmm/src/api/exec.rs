@@ -22,7 +22,22 @@ const SIGKILL: i32 = 9;
 /// How long a command whose client has gone may take to end by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs a command in a node.
+/// Run a command in a machine
+///
+/// A WebSocket. The first message is a text with an `ExecRequest` of type `start`. Text messages of the client are an
+/// `ExecRequest` each, binary messages are bytes for standard input: no more than the window allows, which is 262144
+/// bytes at first and grows by what each `credit` says. Text messages of the lab are an `ExecReply` each, binary
+/// messages are output: a byte that names the stream (1: standard output, 2: standard error), then the data. The last
+/// message is `exited`, `failed` or `lost`. A command whose client goes away is sent SIGHUP, and SIGKILL after 5 s.
+#[utoipa::path(
+    get, path = "/v1/nodes/{node}/exec", tag = "nodes",
+    params(("node" = String, description = "Its name")),
+    responses(
+        (status = 101, description = "The connection is a WebSocket from now on"),
+        (status = 404, description = "There is no such node"),
+        (status = 409, description = "It is no machine, or none that can run commands now"),
+    ),
+)]
 pub async fn exec(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,

@@ -9,13 +9,29 @@ use super::Api;
 use super::types::{Link, Problem};
 use crate::lab::links::LinkError;
 
-/// All links.
+/// All links
+#[utoipa::path(
+    get, path = "/v1/links", tag = "links",
+    responses(
+        (status = 200, description = "In the order of the file", body = [Link]),
+        (status = 502, description = "The switch does not answer"),
+    ),
+)]
 pub async fn list(Shared(api): Shared<Api>) -> Result<Json<Vec<Link>>, Problem> {
     let links = api.links.list().await;
     Ok(Json(links.map_err(|error| api.problem(error))?))
 }
 
-/// One link.
+/// One link
+#[utoipa::path(
+    get, path = "/v1/links/{link}", tag = "links",
+    params(("link" = String, description = "Its name")),
+    responses(
+        (status = 200, description = "What each direction is set to, and its counters", body = Link),
+        (status = 404, description = "There is no such link"),
+        (status = 502, description = "The switch does not answer"),
+    ),
+)]
 pub async fn find(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,
@@ -24,7 +40,21 @@ pub async fn find(
     Ok(Json(link.map_err(|error| api.problem(error))?))
 }
 
-/// Sets attributes, as the `set` of a schedule in the topology file has them; all in one moment, and they hold in the answer.
+/// Set attributes of a link
+///
+/// The body is as the `set` of a schedule in the topology file: attributes for both directions, or in `forward` and
+/// `backward`. All are set in one moment, and they hold in the answer.
+#[utoipa::path(
+    patch, path = "/v1/links/{link}", tag = "links",
+    params(("link" = String, description = "Its name")),
+    request_body(content = Object, example = json!({"delay": "20ms", "forward": {"loss": "1%"}})),
+    responses(
+        (status = 200, description = "The link, set", body = Link),
+        (status = 404, description = "There is no such link"),
+        (status = 422, description = "No such attribute, or a value out of its range"),
+        (status = 502, description = "The switch does not answer"),
+    ),
+)]
 pub async fn set(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,
@@ -33,7 +63,16 @@ pub async fn set(
     api.changed(&name, api.links.set(&name, &set).await).await
 }
 
-/// Makes a link what the topology says.
+/// Make a link what the topology says
+#[utoipa::path(
+    post, path = "/v1/links/{link}/reset", tag = "links",
+    params(("link" = String, description = "Its name")),
+    responses(
+        (status = 200, description = "The link, reset", body = Link),
+        (status = 404, description = "There is no such link"),
+        (status = 502, description = "The switch does not answer"),
+    ),
+)]
 pub async fn reset(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,
@@ -54,7 +93,8 @@ impl Api {
         Ok(Json(link))
     }
 
-    fn problem(&self, error: LinkError) -> Problem {
+    /// How an error of the switch is answered.
+    pub(super) fn problem(&self, error: LinkError) -> Problem {
         match error {
             LinkError::Unknown(name) => {
                 let names = self.links.names();

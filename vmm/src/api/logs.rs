@@ -20,14 +20,24 @@ use crate::lab::state::State;
 /// Between two looks at a log that is followed.
 const LOOK: Duration = Duration::from_millis(200);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
-    /// Go on with what comes.
+    /// Go on with what comes, until the lab ends
     #[serde(default)]
     follow: bool,
 }
 
-/// The log as it is, and with `?follow=true` as it grows.
+/// What a machine wrote to its serial port
+#[utoipa::path(
+    get, path = "/v1/nodes/{node}/log", tag = "nodes",
+    params(("node" = String, description = "Its name"), LogQuery),
+    responses(
+        (status = 200, description = "Bytes as the guest wrote them", body = [u8], content_type = "application/octet-stream"),
+        (status = 404, description = "There is no such node"),
+        (status = 409, description = "It is no machine"),
+    ),
+)]
 pub async fn log(
     Shared(api): Shared<Api>,
     Path(name): Path<String>,
@@ -38,6 +48,7 @@ pub async fn log(
         path: api.paths.serial(&name),
         offset: 0,
         follow: query.follow.then(|| api.state.clone()),
+        look: LOOK,
     };
     let body = Body::from_stream(stream::unfold(reader, async |mut reader| {
         let chunk = reader.next().await;
@@ -46,14 +57,30 @@ pub async fn log(
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response())
 }
 
-struct LogReader {
+/// Reads a serial log.
+pub struct LogReader {
     path: PathBuf,
     offset: u64,
     follow: Option<State>,
+    look: Duration,
 }
 
 impl LogReader {
-    async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    /// What is written from now on, with a look at it every so often.
+    pub async fn from_now(path: PathBuf, state: State, look: Duration) -> Self {
+        let size = tokio::fs::metadata(&path)
+            .await
+            .map(|metadata| metadata.len());
+        Self {
+            offset: size.unwrap_or(0),
+            path,
+            follow: Some(state),
+            look,
+        }
+    }
+
+    /// The next piece; nothing at its end.
+    pub async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let chunk = match self.read().await {
                 Ok(chunk) => chunk,
@@ -69,7 +96,7 @@ impl LogReader {
             };
             let mut phases = state.phases();
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(self.look) => {}
                 _ = phases.wait_for(|&phase| phase == Phase::Ended) => return Ok(None),
             }
         }

@@ -10,6 +10,9 @@ use crate::failure::nearest;
 const FEW: usize = 10;
 
 impl Problem {
+    /// The media type of a problem document.
+    pub const MEDIA_TYPE: &str = "application/problem+json";
+
     /// A problem of the kind that `status` names.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
@@ -66,12 +69,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&self).unwrap_or_default();
-        (
-            status,
-            [(header::CONTENT_TYPE, "application/problem+json")],
-            body,
-        )
-            .into_response()
+        (status, [(header::CONTENT_TYPE, Self::MEDIA_TYPE)], body).into_response()
     }
 }
 

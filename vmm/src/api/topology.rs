@@ -17,12 +17,27 @@ pub fn limit() -> DefaultBodyLimit {
     DefaultBodyLimit::max(MAX_REQUEST)
 }
 
-/// What the lab is.
+/// The topology the lab has now
+#[utoipa::path(
+    get, path = "/v1/topology", tag = "lab",
+    responses((status = 200, description = "The text of the file, with its revision", body = TopologyText)),
+)]
 pub async fn topology(Shared(api): Shared<Api>) -> Json<TopologyText> {
     Json(api.changes.topology().await)
 }
 
-/// What it takes to make the lab another one.
+/// What it takes to make the lab another one
+///
+/// Nothing is changed.
+#[utoipa::path(
+    post, path = "/v1/topology/plan", tag = "lab",
+    request_body = TopologyRequest,
+    responses(
+        (status = 200, description = "The steps that would be taken", body = ChangePlan),
+        (status = 409, description = "The lab does not run, or has another revision by now"),
+        (status = 422, description = "The topology has errors, is another lab's, or cannot be had on this machine"),
+    ),
+)]
 pub async fn plan(
     Shared(api): Shared<Api>,
     Json(request): Json<TopologyRequest>,
@@ -31,7 +46,19 @@ pub async fn plan(
     plan.map(Json).map_err(problem)
 }
 
-/// Makes the lab another one. Answered when links are as they are to be; machines that are to boot have then begun to.
+/// Make the lab another one
+///
+/// Answered when links are as they are to be; machines that are to boot have then begun to. A topology that is refused changes nothing.
+#[utoipa::path(
+    put, path = "/v1/topology", tag = "lab",
+    request_body = TopologyRequest,
+    responses(
+        (status = 200, description = "The steps that were taken", body = ChangePlan),
+        (status = 409, description = "The lab does not run, or has another revision by now"),
+        (status = 422, description = "The topology has errors, is another lab's, or cannot be had on this machine or in the switch"),
+        (status = 502, description = "The switch does not answer"),
+    ),
+)]
 pub async fn apply(
     Shared(api): Shared<Api>,
     Json(request): Json<TopologyRequest>,

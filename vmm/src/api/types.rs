@@ -1,14 +1,23 @@
 //! What the API says, for both of its sides.
 
+mod report;
+mod usage;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agent_protocol::{ExitStatus, WindowSize};
+use capture_filter::Instruction;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+pub use report::{Asked, Delivered, LinkReport, Report, Verdict};
+pub use usage::{HostUsage, NodeUsage, ProcessUsage, Usage};
 
 /// A lab and all its nodes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Lab {
     /// Its name.
     pub name: String,
@@ -16,9 +25,13 @@ pub struct Lab {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The topology file.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// Process number of the lab process.
     pub pid: u32,
+    /// Process number of the virtual switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switch_pid: Option<u32>,
     /// What runs the machines.
     pub engine: EngineName,
     /// Why this engine.
@@ -41,7 +54,7 @@ pub struct Lab {
 }
 
 /// How far a lab is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// Not every node has been ready, or has failed, yet.
@@ -55,7 +68,7 @@ pub enum Phase {
 }
 
 /// What runs machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {
     /// Hopyard's monitor on KVM.
@@ -65,7 +78,7 @@ pub enum EngineName {
 }
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Node {
     /// Its name.
     pub name: String,
@@ -73,11 +86,20 @@ pub struct Node {
     pub kind: Kind,
     /// How far it is.
     pub state: NodeState,
+    /// What its topology says for choosing nodes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Its NICs.
     pub interfaces: Vec<Interface>,
     /// Of an external node: what it leads to, as in `tap hop0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub external: Option<String>,
+    /// Bytes of its memory, if it is a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Its virtual processors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vcpus: Option<u8>,
     /// Process number of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
@@ -97,7 +119,7 @@ pub struct Node {
 }
 
 /// What a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// A machine that does not forward.
@@ -113,7 +135,7 @@ pub enum Kind {
 }
 
 /// How far a node is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeState {
     /// Its turn to boot has not come.
@@ -136,8 +158,17 @@ pub enum NodeState {
     Failed,
 }
 
+/// What is worth keeping of a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Keep {
+    /// It runs routing daemons, so their configuration.
+    pub routing: bool,
+    /// Files and folders, by absolute path.
+    pub paths: Vec<String>,
+}
+
 /// What can be asked of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeOrder {
     /// Boot it, if it is down.
@@ -153,7 +184,7 @@ pub enum NodeOrder {
 }
 
 /// A NIC.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Interface {
     /// Its name inside the node.
     pub name: String,
@@ -161,10 +192,13 @@ pub struct Interface {
     pub mac: String,
     /// `address/prefix`.
     pub addresses: Vec<String>,
+    /// Bytes of the largest IP packet.
+    #[serde(default)]
+    pub mtu: u16,
 }
 
 /// A link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Link {
     /// Its name.
     pub name: String,
@@ -175,9 +209,10 @@ pub struct Link {
 }
 
 /// The topology of a running lab.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TopologyText {
     /// The file it is from; relative paths in it are relative to this.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// What stands in it.
     pub text: String,
@@ -186,9 +221,10 @@ pub struct TopologyText {
 }
 
 /// A topology a running lab is to have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TopologyRequest {
     /// The file it is from; relative paths in it are relative to this.
+    #[schema(value_type = String)]
     pub file: PathBuf,
     /// What stands in it.
     pub text: String,
@@ -201,7 +237,7 @@ pub struct TopologyRequest {
 }
 
 /// What makes a running lab into another one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ChangePlan {
     /// The revision of the lab it is for, or that it has made.
     pub revision: u64,
@@ -213,7 +249,7 @@ pub struct ChangePlan {
 }
 
 /// Something that happens to a node or a link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     /// What.
     pub action: Action,
@@ -227,7 +263,7 @@ pub struct Step {
 }
 
 /// What can happen to a node or a link of a running lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// It is new; a machine boots.
@@ -241,7 +277,7 @@ pub enum Action {
 }
 
 /// What there is in a lab.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// A node.
@@ -251,13 +287,14 @@ pub enum Subject {
 }
 
 /// One direction of a link.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LinkDirection {
     /// Where it comes from: `node:interface`, of a switch or hub `node:port`, or the name of an external node.
     pub from: String,
     /// Where it leads.
     pub to: String,
     /// What it is set to now, apart from defaults, as the topology file has it.
+    #[schema(value_type = Object)]
     pub attributes: Map<String, Value>,
     /// What has happened on it so far.
     pub counters: LinkCounters,
@@ -265,7 +302,7 @@ pub struct LinkDirection {
 
 /// What is counted of one direction of a link. What went in and was duplicated has come out, was dropped, or is still
 /// inside.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkCounters {
     /// Frames that entered.
     pub in_frames: u64,
@@ -292,9 +329,9 @@ pub struct LinkCounters {
 }
 
 /// Quantiles of a lateness, in nanoseconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lateness {
-    /// Frames that were delivered.
+    /// Frames that were delivered by a link that holds frames up.
     pub count: u64,
     /// Half of them were not later than this.
     pub p50: u64,
@@ -302,6 +339,41 @@ pub struct Lateness {
     pub p99: u64,
     /// The latest.
     pub max: u64,
+    /// The histogram, as the switch has it; `/metrics` gives it away: the greatest value of each bucket, and how many fell into it.
+    #[serde(default, skip_serializing)]
+    #[schema(ignore)]
+    pub buckets: Vec<(u64, u64)>,
+}
+
+/// What is to be captured (docs/capture.md).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureRequest {
+    /// Names of links; none means all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Where on their way; none means after delivery.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<CapturePoint>,
+    /// Which frames: a program of classic BPF.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Vec<u32>>>)]
+    pub filter: Option<Vec<Instruction>>,
+    /// The most bytes kept of each frame, 1 to 262144; none means all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
+}
+
+/// Where a frame can be captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum CapturePoint {
+    /// Entering the link, before its queue
+    Before,
+    /// Delivered at the other end
+    After,
+    /// Dropped, with the reason as the packet's comment
+    Drops,
 }
 
 /// Milliseconds from the start of a node's process to each state.
@@ -309,7 +381,7 @@ pub struct Lateness {
     clippy::struct_field_names,
     reason = "the unit belongs into names that JSON readers see"
 )]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BootTimes {
     /// The agent answered.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -323,7 +395,7 @@ pub struct BootTimes {
 }
 
 /// How a guest ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct End {
     /// The way it ended.
     pub reason: EndReason,
@@ -332,7 +404,7 @@ pub struct End {
 }
 
 /// The ways a guest can end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndReason {
     /// It switched itself off.
@@ -370,7 +442,7 @@ impl std::fmt::Display for End {
 }
 
 /// One record of the event stream.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
     /// Milliseconds since launch.
     pub at_ms: u64,
@@ -380,7 +452,7 @@ pub struct Event {
 }
 
 /// What an event tells.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Change {
     /// First record of every stream: how things stand.
@@ -416,6 +488,17 @@ pub enum Change {
         /// The link as it is now.
         link: Box<Link>,
     },
+    /// One direction of a link has got or lost its carrier.
+    Carrier {
+        /// The link's name.
+        link: String,
+        /// Where the direction comes from.
+        from: String,
+        /// Where it leads.
+        to: String,
+        /// Whether there is a carrier now.
+        up: bool,
+    },
     /// Something a person should know.
     Notice {
         /// The node it is about.
@@ -433,7 +516,7 @@ pub enum Change {
 
 /// Text messages of a client on an exec WebSocket. Binary messages are bytes for standard input; the client
 /// sends no more of them than the window allows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecRequest {
     /// First message: what to run.
@@ -448,6 +531,7 @@ pub enum ExecRequest {
         cwd: Option<String>,
         /// Run it on a pty of this size.
         #[serde(default)]
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         tty: Option<WindowSize>,
     },
     /// End of standard input.
@@ -459,17 +543,18 @@ pub enum ExecRequest {
     },
     /// The terminal has a new size.
     Resize {
-        /// The size.
+        /// The size, in character cells.
+        #[schema(value_type = Object, example = json!({"rows": 24, "cols": 80}))]
         size: WindowSize,
     },
 }
 
 /// Text messages of the lab on an exec WebSocket. Binary messages are output: a byte that names the stream
-/// ([`STDOUT`] or [`STDERR`]), then the data.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// (1: standard output, 2: standard error), then the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum ExecReply {
-    /// More bytes of standard input may be sent; at the start the window is [`agent_protocol::INITIAL_WINDOW`].
+    /// More bytes of standard input may be sent; at the start it may be 262144.
     Credit {
         /// Bytes.
         bytes: u32,
@@ -483,7 +568,8 @@ pub enum ExecReply {
     },
     /// The command has ended and all output was sent. Last message.
     Exited {
-        /// How it ended.
+        /// How it ended: with a code, or by a signal (`{"signal": 9}`).
+        #[schema(value_type = Object, example = json!({"code": 0}))]
         status: ExitStatus,
     },
     /// The node ended, or its agent broke off. Last message.
@@ -499,7 +585,7 @@ pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
 
 /// An error, as RFC 9457 describes it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// HTTP status.
     pub status: u16,

@@ -1,33 +1,36 @@
-//! `vmm exec` and `vmm shell`: a command in a node, as if it ran here.
+//! `vmm exec` and `vmm shell`: a command in nodes, as if it ran here.
+
+pub mod many;
 
 use std::io::{IsTerminal, Read, Write};
 use std::process::ExitCode;
 use std::thread::JoinHandle;
 
-use agent_protocol::{ExitStatus, INITIAL_WINDOW};
 use clap::Args;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
 use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use super::terminal::{self, Escape, RawMode};
 use super::{LabChoice, block_on};
-use crate::api::types::{ExecReply, ExecRequest, STDERR};
-use crate::client::{Client, ExecSocket};
+use crate::api::types::{ExecRequest, STDERR, STDOUT};
+use crate::client::Client;
 use crate::failure::{Code, Failure};
+use crate::session::{self, CHUNK, Input, Output, Said, signal_status};
+use many::Choice;
 
-/// Bytes of standard input in one message.
-const CHUNK: usize = 32 << 10;
 /// A login shell, the best there is.
 const SHELL: &str = "command -v bash >/dev/null && exec bash -l; exec sh -l";
 
 /// Arguments of `vmm exec`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  vmm exec a -- ping -c 3 10.0.0.2\n  vmm exec a -- sh -c 'cat > /tmp/x' < x\n  vmm exec -t a -- top"
+    override_usage = "vmm exec [OPTIONS] <NODE[,NODE…]> [--] <COMMAND>…\n       vmm exec [OPTIONS] <--all|--label KEY[=VALUE]> [--] <COMMAND>…",
+    after_help = "In several nodes the command runs at once and without input, each line of output begins with its node's name, and the status is
+the highest of theirs: 0 if the command succeeded everywhere.
+
+Examples:\n  vmm exec a -- ping -c 3 10.0.0.2\n  vmm exec a -- sh -c 'cat > /tmp/x' < x\n  vmm exec -t a -- top\n  \
+vmm exec pc1,pc2 -- ip route\n  vmm exec --all -- uname -r\n  vmm exec --label role=core -- vtysh -c 'show ip ospf neighbor'"
 )]
 pub struct ExecArgs {
     #[command(flatten)]
@@ -41,11 +44,17 @@ pub struct ExecArgs {
     /// Where the command runs (default: /root)
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
-    /// The node
+    /// In all hosts and routers
+    #[arg(short, long)]
+    all: bool,
+    /// In hosts and routers with this label; several: with all of them
+    #[arg(long, value_name = "KEY[=VALUE]", conflicts_with = "all", value_parser = label)]
+    label: Vec<(String, Option<String>)>,
+    /// The node, or several with commas between them; left out with --all and --label
+    #[arg(value_name = "NODE[,NODE…]")]
     node: String,
     /// The command and its arguments
     #[arg(
-        required = true,
         trailing_var_arg = true,
         allow_hyphen_values = true,
         value_name = "COMMAND"
@@ -72,14 +81,63 @@ fn variable(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn label(text: &str) -> Result<(String, Option<String>), String> {
+    let (key, value) = match text.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (text, None),
+    };
+    if key.is_empty() {
+        return Err("it has to look like KEY or KEY=VALUE".to_owned());
+    }
+    Ok((key.to_owned(), value))
+}
+
 pub fn run(args: ExecArgs) -> Result<ExitCode, Failure> {
+    // Every lower status may be the command's own.
+    exec(args).map_err(|failure| failure.with_code(Code::Exec))
+}
+
+fn exec(args: ExecArgs) -> Result<ExitCode, Failure> {
+    let (choice, command) = if args.all || !args.label.is_empty() {
+        let choice = if args.all {
+            Choice::All
+        } else {
+            Choice::Labelled(args.label)
+        };
+        // What would be the node is the program.
+        let words = std::iter::once(args.node).chain(args.command);
+        (choice, words.collect())
+    } else {
+        let names = args.node.split(',').filter(|name| !name.is_empty());
+        (
+            Choice::Named(names.map(str::to_owned).collect()),
+            args.command,
+        )
+    };
+    if command.is_empty() {
+        return Err(Failure::new(Code::Exec, "there is no command to run")
+            .help("write it behind the node: `vmm exec NODE -- COMMAND`"));
+    }
     let start = Start {
-        argv: args.command,
+        argv: command,
         env: args.env,
         cwd: args.workdir,
         tty: args.tty,
     };
-    start.run(args.lab.lab.as_deref(), &args.node)
+    let client = Client::choose(args.lab.lab.as_deref())?;
+    match choice {
+        Choice::Named(names) if names.len() == 1 => start.run(&client, &names[0]),
+        _ if start.tty => Err(Failure::new(Code::Exec, "a terminal is for one node alone")
+            .help("leave out -t, or name one node")),
+        choice => {
+            let request = start.request();
+            block_on(async {
+                let nodes = choice.find(&client).await?;
+                many::run(&client, &nodes, &request).await
+            })
+            .map(ExitCode::from)
+        }
+    }
 }
 
 pub fn shell(args: &ShellArgs) -> Result<ExitCode, Failure> {
@@ -89,7 +147,9 @@ pub fn shell(args: &ShellArgs) -> Result<ExitCode, Failure> {
         cwd: None,
         tty: true,
     };
-    start.run(args.lab.lab.as_deref(), &args.node)
+    let ours = |failure: Failure| failure.with_code(Code::Exec);
+    let client = Client::choose(args.lab.lab.as_deref()).map_err(ours)?;
+    start.run(&client, &args.node).map_err(ours)
 }
 
 struct Start {
@@ -100,11 +160,19 @@ struct Start {
 }
 
 impl Start {
-    fn run(mut self, lab: Option<&str>, node: &str) -> Result<ExitCode, Failure> {
-        // Every lower status may be the command's own.
-        let ours = |failure: Failure| failure.with_code(Code::Exec);
-        let client = Client::choose(lab).map_err(ours)?;
-        if self.tty {
+    fn request(self) -> ExecRequest {
+        ExecRequest::Start {
+            tty: if self.tty { terminal::size() } else { None },
+            argv: self.argv,
+            env: self.env,
+            cwd: self.cwd,
+        }
+    }
+
+    /// Runs the command in one node, on this process's input, output, terminal and signals.
+    fn run(mut self, client: &Client, node: &str) -> Result<ExitCode, Failure> {
+        let tty = self.tty;
+        if tty {
             if !std::io::stdin().is_terminal() {
                 return Err(Failure::new(Code::Exec, "standard input is not a terminal")
                     .help("leave out -t, or for a shell use `vmm exec NODE -- sh`"));
@@ -114,145 +182,57 @@ impl Start {
             }
         }
         block_on(async {
-            let socket = client.exec(node).await?;
-            self.converse(socket, node).await
+            let (input, output) = session::start(client, node, &self.request()).await?;
+            converse(input, output, node, tty).await
         })
         .map(ExitCode::from)
-        .map_err(ours)
-    }
-
-    async fn converse(self, mut socket: ExecSocket, node: &str) -> Result<u8, Failure> {
-        let tty = self.tty;
-        let start = ExecRequest::Start {
-            argv: self.argv,
-            env: self.env,
-            cwd: self.cwd,
-            tty: if tty { terminal::size() } else { None },
-        };
-        socket
-            .send(text_of(&start))
-            .await
-            .map_err(|error| broken(node, &error))?;
-        let raw_mode = if tty {
-            Some(RawMode::enter().map_err(|error| {
-                Failure::new(
-                    Code::Exec,
-                    format!("cannot switch the terminal to raw mode: {error}"),
-                )
-            })?)
-        } else {
-            None
-        };
-        let (sink, replies) = socket.split();
-        let (requests, queue) = mpsc::channel(8);
-        let window = Semaphore::new(INITIAL_WINDOW as usize);
-        let output = Output::start();
-        let (output_queue, writer) = (output.queue, output.writer);
-        let status = tokio::select! {
-            status = receive(replies, &window, output_queue, node) => status,
-            status = send(sink, queue) => status,
-            status = forward_signals(&requests, tty) => status,
-            status = forward_input(&requests, &window, tty) => status,
-        };
-        // The queue is closed: what the command wrote last is written now.
-        let _ = writer.join();
-        drop(raw_mode);
-        status
     }
 }
 
-fn text_of(request: &ExecRequest) -> Message {
-    Message::Text(serde_json::to_string(request).unwrap_or_default().into())
+async fn converse(input: Input, output: Output, node: &str, tty: bool) -> Result<u8, Failure> {
+    let raw_mode = tty.then(RawMode::enter).transpose().map_err(|error| {
+        Failure::new(
+            Code::Exec,
+            format!("cannot switch the terminal to raw mode: {error}"),
+        )
+    })?;
+    let writer = Writer::start();
+    let status = tokio::select! {
+        status = receive(output, &writer.queue, node) => status,
+        status = forward_signals(&input, tty) => status,
+        status = forward_input(&input, tty) => status,
+    };
+    writer.finish();
+    drop(raw_mode);
+    status
 }
 
-fn broken(node: &str, error: &dyn std::error::Error) -> Failure {
-    Failure::new(
-        Code::Exec,
-        format!("the connection to node {node} broke: {error}"),
-    )
-}
-
-/// Takes what the lab says, until the command has ended: its status.
+/// Takes what the command says, until it has ended: its status.
 async fn receive(
-    mut replies: SplitStream<ExecSocket>,
-    window: &Semaphore,
-    output: mpsc::Sender<(u8, Vec<u8>)>,
+    mut output: Output,
+    queue: &mpsc::Sender<(u8, Vec<u8>)>,
     node: &str,
 ) -> Result<u8, Failure> {
     loop {
-        let reply = match replies.next().await {
-            Some(Ok(Message::Binary(data))) => {
-                if let Some((&stream, data)) = data.split_first()
-                    && output.send((stream, data.to_vec())).await.is_err()
-                {
-                    // Nobody reads the output any more.
-                    return Ok(signal_status(Signal::PIPE.as_raw()));
-                }
-                continue;
+        let chunk = match output.next().await? {
+            Said::Stdout(data) => (STDOUT, data.to_vec()),
+            Said::Stderr(data) => (STDERR, data.to_vec()),
+            Said::Refused { message, status } => {
+                let said = format!("vmm: node {node}: {message}\n");
+                let _ = queue.send((STDERR, said.into_bytes())).await;
+                return Ok(status);
             }
-            Some(Ok(Message::Text(text))) => {
-                serde_json::from_str(&text).map_err(|error| broken(node, &error))?
-            }
-            Some(Ok(Message::Close(_))) | None => {
-                return Err(Failure::new(
-                    Code::Exec,
-                    format!("the lab of node {node} has ended"),
-                ));
-            }
-            Some(Ok(_)) => continue,
-            Some(Err(error)) => return Err(broken(node, &error)),
+            Said::Ended(status) => return Ok(status),
         };
-        match reply {
-            ExecReply::Credit { bytes } => window.add_permits(bytes as usize),
-            ExecReply::Exited {
-                status: ExitStatus::Code(code),
-            } => return Ok(code as u8),
-            ExecReply::Exited {
-                status: ExitStatus::Signal(number),
-            } => return Ok(signal_status(number)),
-            ExecReply::Failed { message, status } => {
-                let message = crate::sanitize::text(&message);
-                let _ = output
-                    .send((
-                        STDERR,
-                        format!("vmm: node {node}: {message}\n").into_bytes(),
-                    ))
-                    .await;
-                return Ok(status as u8);
-            }
-            ExecReply::Lost { message } => {
-                return Err(Failure::new(Code::Exec, format!("node {node}: {message}")));
-            }
+        if queue.send(chunk).await.is_err() {
+            // Nobody reads the output any more.
+            return Ok(signal_status(Signal::PIPE.as_raw()));
         }
     }
 }
 
-/// As in a shell.
-fn signal_status(number: i32) -> u8 {
-    128_u8.wrapping_add(number as u8)
-}
-
-/// Sends what is queued; ends only with the socket, and `receive` knows better why.
-async fn send(
-    mut sink: SplitSink<ExecSocket, Message>,
-    mut queue: mpsc::Receiver<Message>,
-) -> Result<u8, Failure> {
-    while let Some(message) = queue.recv().await {
-        if sink.send(message).await.is_err() {
-            break;
-        }
-    }
-    std::future::pending().await
-}
-
-async fn forward_input(
-    requests: &mpsc::Sender<Message>,
-    window: &Semaphore,
-    tty: bool,
-) -> Result<u8, Failure> {
-    let (sender, mut chunks) = mpsc::channel(2);
-    // A thread, because reading standard input cannot be given up; it ends with the process.
-    std::thread::spawn(move || read_input(&sender));
+async fn forward_input(input: &Input, tty: bool) -> Result<u8, Failure> {
+    let mut chunks = read_input();
     let mut escape = tty.then(Escape::new);
     while let Some(chunk) = chunks.recv().await {
         let data = match &mut escape {
@@ -262,80 +242,105 @@ async fn forward_input(
             },
             None => chunk,
         };
-        if let Ok(permits) = window.acquire_many(data.len() as u32).await {
-            permits.forget();
-        }
-        let _ = requests.send(Message::Binary(data.into())).await;
+        input.send(data).await;
     }
-    let _ = requests.send(text_of(&ExecRequest::StdinEnd)).await;
+    input.end().await;
     std::future::pending().await
 }
 
-fn read_input(sender: &mpsc::Sender<Vec<u8>>) {
-    let mut stdin = std::io::stdin().lock();
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        match stdin.read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => {
-                if sender.blocking_send(buffer[..length].to_vec()).is_err() {
-                    return;
+/// What comes on standard input. A thread reads it, because that cannot be given up; it ends with the process.
+pub fn read_input() -> mpsc::Receiver<Vec<u8>> {
+    let (sender, chunks) = mpsc::channel(2);
+    std::thread::spawn(move || {
+        let mut stdin = std::io::stdin().lock();
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match stdin.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => {
+                    if sender.blocking_send(buffer[..length].to_vec()).is_err() {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    });
+    chunks
+}
+
+/// Signals that a command is to have.
+pub struct Signals([(unix::Signal, Signal); 6]);
+
+impl Signals {
+    /// From now on they no longer end this process by themselves.
+    pub fn listen() -> Result<Self, Failure> {
+        let listen = |kind, signal_| {
+            signal(kind)
+                .map(|stream| (stream, signal_))
+                .map_err(|error| {
+                    Failure::new(Code::Exec, format!("cannot listen to signals: {error}"))
+                })
+        };
+        Ok(Self([
+            listen(SignalKind::interrupt(), Signal::INT)?,
+            listen(SignalKind::terminate(), Signal::TERM)?,
+            listen(SignalKind::hangup(), Signal::HUP)?,
+            listen(SignalKind::quit(), Signal::QUIT)?,
+            listen(SignalKind::user_defined1(), Signal::USR1)?,
+            listen(SignalKind::user_defined2(), Signal::USR2)?,
+        ]))
+    }
+
+    /// The next one.
+    pub async fn come(&mut self) -> Signal {
+        std::future::poll_fn(|context| {
+            for (stream, signal) in &mut self.0 {
+                if stream.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(*signal);
                 }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return,
-        }
+            std::task::Poll::Pending
+        })
+        .await
     }
 }
 
 /// Passes signals on to the command. With a terminal the keys do that, and a signal is for this process.
-async fn forward_signals(requests: &mpsc::Sender<Message>, tty: bool) -> Result<u8, Failure> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|error| Failure::new(Code::Exec, format!("cannot listen to signals: {error}")))
-    };
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hangup = listen(SignalKind::hangup())?;
-    let mut quit = listen(SignalKind::quit())?;
-    let mut user1 = listen(SignalKind::user_defined1())?;
-    let mut user2 = listen(SignalKind::user_defined2())?;
-    let mut resized = listen(SignalKind::window_change())?;
+async fn forward_signals(input: &Input, tty: bool) -> Result<u8, Failure> {
+    let mut signals = Signals::listen()?;
+    let mut resized = signal(SignalKind::window_change())
+        .map_err(|error| Failure::new(Code::Exec, format!("cannot listen to signals: {error}")))?;
     loop {
-        let signal = tokio::select! {
-            _ = interrupt.recv() => Signal::INT,
-            _ = terminate.recv() => Signal::TERM,
-            _ = hangup.recv() => Signal::HUP,
-            _ = quit.recv() => Signal::QUIT,
-            _ = user1.recv() => Signal::USR1,
-            _ = user2.recv() => Signal::USR2,
+        tokio::select! {
+            signal = signals.come() => {
+                if tty && matches!(signal, Signal::TERM | Signal::HUP) {
+                    return Ok(signal_status(signal.as_raw()));
+                }
+                input.signal(signal.as_raw()).await;
+            }
             _ = resized.recv() => {
                 if let Some(size) = terminal::size().filter(|_| tty) {
-                    let _ = requests.send(text_of(&ExecRequest::Resize { size })).await;
+                    input.resize(size).await;
                 }
-                continue;
             }
-        };
-        let number = signal.as_raw();
-        if tty && matches!(signal, Signal::TERM | Signal::HUP) {
-            return Ok(signal_status(number));
         }
-        let _ = requests
-            .send(text_of(&ExecRequest::Signal { signal: number }))
-            .await;
     }
 }
 
 /// The thread that writes: a reader who pauses must not keep signals from being passed on.
-struct Output {
-    queue: mpsc::Sender<(u8, Vec<u8>)>,
-    writer: JoinHandle<()>,
+pub struct Writer {
+    /// Takes bytes for standard output or standard error, by stream.
+    pub queue: mpsc::Sender<(u8, Vec<u8>)>,
+    thread: JoinHandle<()>,
 }
 
-impl Output {
-    fn start() -> Self {
+impl Writer {
+    /// Starts it.
+    pub fn start() -> Self {
         let (queue, mut chunks) = mpsc::channel::<(u8, Vec<u8>)>(4);
-        let writer = std::thread::spawn(move || {
+        let thread = std::thread::spawn(move || {
             while let Some((stream, data)) = chunks.blocking_recv() {
                 let written = if stream == STDERR {
                     std::io::stderr().write_all(&data)
@@ -348,7 +353,13 @@ impl Output {
                 }
             }
         });
-        Self { queue, writer }
+        Self { queue, thread }
+    }
+
+    /// Has it write what is queued.
+    pub fn finish(self) {
+        drop(self.queue);
+        let _ = self.thread.join();
     }
 }
 
@@ -357,15 +368,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn deaths_by_signal_have_a_shells_status() {
-        assert_eq!(signal_status(2), 130);
-        assert_eq!(signal_status(9), 137);
-        assert_eq!(signal_status(15), 143);
-    }
-
-    #[test]
     fn variables_need_a_name() {
         assert_eq!(variable("A=b=c"), Ok(("A".into(), "b=c".into())));
         assert!(variable("=x").is_err() && variable("A").is_err());
+    }
+
+    #[test]
+    fn labels_may_have_a_value() {
+        assert_eq!(label("role"), Ok(("role".into(), None)));
+        assert_eq!(label("role="), Ok(("role".into(), Some(String::new()))));
+        assert_eq!(label("a=b=c"), Ok(("a".into(), Some("b=c".into()))));
+        assert!(label("=x").is_err());
     }
 }

@@ -1,11 +1,11 @@
-//! What is generated from the definition of the command line: completions and the manual page.
+//! What is generated from the definition of the command line: completions and the manual page; and the description of the API.
 
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, print};
+use super::{Cli, print, print_json};
 use crate::failure::{Code, Failure};
 
 /// Arguments of `vmm completions`.
@@ -21,10 +21,22 @@ pub struct CompletionsArgs {
 #[command(after_help = "Example:\n  vmm man | man -l -")]
 pub struct ManArgs {}
 
+/// Arguments of `vmm openapi`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  vmm openapi > openapi.json\n\ndocs/api.md says the same to people."
+)]
+pub struct OpenapiArgs {}
+
 pub fn completions(args: &CompletionsArgs) -> Result<ExitCode, Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "vmm", &mut script);
     print(&String::from_utf8_lossy(&script))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub fn openapi(_args: &OpenapiArgs) -> Result<ExitCode, Failure> {
+    print_json(&crate::api::document())?;
     Ok(ExitCode::SUCCESS)
 }
 

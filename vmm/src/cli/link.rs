@@ -1,5 +1,6 @@
 //! `vmm link`: look at links, and change them while traffic runs.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -178,13 +179,15 @@ async fn change(target: &Target, set: Map<String, Value>) -> Result<(), Failure>
 
 /// A link that a person has named.
 #[derive(Debug)]
-pub(super) struct Chosen<'a> {
-    pub(super) link: &'a Link,
+pub struct Chosen<'a> {
+    /// The link.
+    pub link: &'a Link,
     /// Whether it was named by its first end; nothing if by neither.
     is_first: Option<bool>,
 }
 
-pub(super) fn choose<'a>(links: &'a [Link], name: &str) -> Result<Chosen<'a>, Failure> {
+/// The link that a person means by its name, one of its ends, or a node that has only one.
+pub fn choose<'a>(links: &'a [Link], name: &str) -> Result<Chosen<'a>, Failure> {
     if let Some(link) = links.iter().find(|link| link.name == name) {
         return Ok(Chosen {
             link,
@@ -227,43 +230,52 @@ fn show(links: &[Link], json: bool) -> Result<(), Failure> {
     if json {
         return print_json(&links);
     }
-    if links.is_empty() {
-        return print("the lab has no links\n");
-    }
+    print(&link_table(links))
+}
+
+/// Both directions of links, for people.
+pub fn link_table<'a>(links: impl IntoIterator<Item = &'a Link>) -> String {
     let directions = links
-        .iter()
+        .into_iter()
         .flat_map(|link| [&link.forward, &link.backward]);
     let rows: Vec<_> = directions.map(row).collect();
-    print(&table(
+    if rows.is_empty() {
+        return "the lab has no links\n".to_owned();
+    }
+    table(
         &["FROM", "TO", "IN", "OUT", "QUEUED", "DROPS", "SET TO"],
         &rows,
-    ))
+    )
+}
+
+/// Reasons and numbers, as far as there are any.
+pub fn drops(drops: &BTreeMap<String, u64>) -> String {
+    let drops = drops.iter().filter(|(_, count)| **count > 0);
+    let drops: Vec<_> = drops
+        .map(|(reason, count)| format!("{reason}={count}"))
+        .collect();
+    if drops.is_empty() {
+        "-".to_owned()
+    } else {
+        drops.join(" ")
+    }
 }
 
 fn row(direction: &LinkDirection) -> Vec<String> {
     let counters = &direction.counters;
-    let drops = counters.drops.iter().filter(|(_, count)| **count > 0);
-    let drops: Vec<_> = drops
-        .map(|(reason, count)| format!("{reason}={count}"))
-        .collect();
-    let drops = if drops.is_empty() {
-        "-".to_owned()
-    } else {
-        drops.join(" ")
-    };
     vec![
         direction.from.clone(),
         direction.to.clone(),
         counters.in_frames.to_string(),
         counters.out_frames.to_string(),
         counters.queued.to_string(),
-        drops,
+        drops(&counters.drops),
         words(&direction.attributes),
     ]
 }
 
 /// Attributes as `vmm link set` takes them.
-fn words(attributes: &Map<String, Value>) -> String {
+pub fn words(attributes: &Map<String, Value>) -> String {
     fn collect(prefix: &str, value: &Value, words: &mut Vec<String>) {
         match value {
             Value::Object(object) => {

@@ -159,7 +159,8 @@ pub fn state(state: NodeState) -> &'static str {
     }
 }
 
-fn phase(phase: Phase) -> &'static str {
+/// A phase in one word.
+pub fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Starting => "starting",
         Phase::Running => "running",
@@ -176,7 +177,8 @@ pub fn engine(engine: EngineName) -> &'static str {
     }
 }
 
-fn kind(kind: Kind) -> &'static str {
+/// A kind in one word.
+pub fn kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Host => "host",
         Kind::Router => "router",

@@ -1,19 +1,32 @@
 //! The command line: one module per verb.
 
 mod apply;
+mod attach;
+mod capture;
 mod check;
+mod console;
+mod cp;
+mod events;
 mod exec;
 mod generate;
+mod graph;
+mod inspect;
 mod launch;
 mod link;
 mod logs;
 mod ls;
+mod metrics;
 mod node;
 mod progress;
+mod report;
+mod save;
 mod stop;
 mod table;
 mod terminal;
+mod top;
+mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -31,9 +44,9 @@ Exit status:
   4    no such lab or node, or several labs run and none was chosen
   5    this machine lacks something: image, engine, permission, memory
   6    a node or the switch of the lab failed
-  125  exec, shell: Hopyard itself failed (whatever the reason), not the command
+  125  exec, shell, attach: Hopyard itself failed (whatever the reason), not the command
   130  ended by Ctrl-C before the work was done
-exec and shell otherwise pass on the status of the command; 128+N if signal N ended it.
+exec, shell and attach otherwise pass on the status of the command; 128+N if signal N ended it.
 
 Environment:
   HOPYARD_LAB      the lab to talk to, as --lab
@@ -63,6 +76,12 @@ enum Verb {
     Exec(exec::ExecArgs),
     /// Open a shell in a node
     Shell(exec::ShellArgs),
+    /// Show the output of a start-up command of a node, as it comes
+    Attach(attach::AttachArgs),
+    /// Sit at the serial port of a node
+    Console(console::ConsoleArgs),
+    /// Copy files and folders between this machine and a node
+    Cp(cp::CpArgs),
     /// Show what a node wrote to its serial port
     Logs(logs::LogsArgs),
     /// Start, stop, restart, pause or resume nodes of a running lab
@@ -75,12 +94,32 @@ enum Verb {
     Add(apply::AddArgs),
     /// Remove nodes or links from a running lab
     Rm(apply::RmArgs),
+    /// Capture frames of links, for Wireshark or a file
+    Capture(capture::CaptureArgs),
+    /// Collect routing configurations and named files of nodes into a folder
+    Save(save::SaveArgs),
+    /// Look whether the checks of the topology hold
+    Verify(verify::VerifyArgs),
+    /// Show everything that is known about a lab, a node or a link
+    Inspect(inspect::InspectArgs),
+    /// Show what links were asked for and have delivered, and whether the run is valid
+    Report(report::ReportArgs),
+    /// Watch what nodes take and what links carry, on a screen
+    Top(top::TopArgs),
+    /// Follow what changes in a lab
+    Events(events::EventsArgs),
+    /// Draw a lab, or a topology file
+    Graph(graph::GraphArgs),
+    /// Print the numbers of a lab for Prometheus, or let it ask for them
+    Metrics(metrics::MetricsArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
+    /// Print the OpenAPI document of the API that every lab has on its control socket
+    Openapi(generate::OpenapiArgs),
     /// Wait for the lab process to be gone, then remove what is left
     #[command(hide = true)]
     Janitor(janitor::JanitorArgs),
@@ -123,7 +162,18 @@ struct ImageChoice {
 
 /// Parses the command line, runs the verb and reports its error.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() && wants_json(std::env::args_os()) => {
+            let text = error.render().to_string();
+            let said = text.split("\n\n").next().unwrap_or_default();
+            Failure::new(Code::Usage, said.trim_start_matches("error: "))
+                .help("--help tells what can be said")
+                .print(true);
+            return ExitCode::from(Code::Usage as u8);
+        }
+        Err(error) => error.exit(),
+    };
     let (json, result) = match cli.verb {
         Verb::Launch(args) => (args.json.json, launch::run(&args)),
         Verb::Check(args) => (args.json.json, check::run(&args)),
@@ -131,20 +181,40 @@ pub fn main() -> ExitCode {
         Verb::Exec(args) => (false, exec::run(args)),
         Verb::Shell(args) => (false, exec::shell(&args)),
         Verb::Logs(args) => (false, logs::run(&args)),
+        Verb::Inspect(args) => (args.json.json, inspect::run(&args)),
+        Verb::Report(args) => (args.json.json, report::run(&args)),
+        Verb::Top(args) => (args.json.json, top::run(&args)),
+        Verb::Events(args) => (args.json.json, events::run(&args)),
+        Verb::Graph(args) => (false, graph::run(&args)),
+        Verb::Metrics(args) => (false, metrics::run(&args)),
         Verb::Stop(args) => (args.json.json, stop::run(&args)),
         Verb::Completions(args) => (false, generate::completions(&args)),
         Verb::Man(args) => (false, generate::man(&args)),
+        Verb::Openapi(args) => (false, generate::openapi(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
         Verb::Apply(args) => (args.how.json.json, apply::apply(&args)),
         Verb::Add(args) => (args.how.json.json, apply::add(&args)),
         Verb::Rm(args) => (args.json(), apply::rm(&args)),
+        Verb::Attach(args) => (false, attach::run(&args)),
+        Verb::Console(args) => (false, console::run(&args)),
+        Verb::Cp(args) => (args.json.json, cp::run(&args)),
+        Verb::Save(args) => (args.json.json, save::run(&args)),
+        Verb::Verify(args) => (args.json.json, verify::run(&args)),
+        Verb::Capture(args) => (args.json.json, capture::run(&args)),
         Verb::Janitor(args) => (false, janitor::run(&args)),
     };
     result.unwrap_or_else(|failure| {
         failure.print(json);
         ExitCode::from(failure.code as u8)
     })
+}
+
+/// Whether a command line that makes no sense asks for errors as JSON.
+fn wants_json(args: impl Iterator<Item = OsString>) -> bool {
+    // What comes behind is for a node.
+    args.take_while(|arg| arg != "--")
+        .any(|arg| arg == "--json")
 }
 
 /// Runs an asynchronous verb on this thread.

@@ -68,7 +68,7 @@ pub async fn watch(
             }
             Change::NodeRemoved { node } => screen.removed(&node),
             // Whoever changes a link, or the lab, sees it there.
-            Change::Link { .. } | Change::Topology { .. } => {}
+            Change::Link { .. } | Change::Carrier { .. } | Change::Topology { .. } => {}
             Change::Notice { node, message } => screen.notice(node.as_deref(), &message),
             Change::Lost { count } => screen.notice(None, &format!("{count} events were lost")),
             Change::Lab { phase, failure } => {
@@ -300,8 +300,11 @@ mod tests {
             name: "r1".into(),
             kind: Kind::Router,
             state,
+            labels: std::collections::BTreeMap::new(),
             interfaces: vec![],
             external: None,
+            memory: None,
+            vcpus: None,
             pid: None,
             kernel: None,
             restarts: 0,
@@ -335,6 +338,7 @@ mod tests {
             name: "lab".into(),
             description: None,
             file: "/lab.json".into(),
+            switch_pid: None,
             pid: 1,
             engine: crate::api::types::EngineName::Kvm,
             engine_reason: String::new(),

@@ -3,12 +3,13 @@
 use std::io;
 use std::process::Stdio;
 
-use monitor::{NodeConfig, Order};
+use monitor::{NodeConfig, Order, SERIAL_INPUT};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::process::Command;
+use tokio::sync::mpsc;
 
-use super::{Guest, SpawnError, start};
+use super::{Console, Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
@@ -48,41 +49,62 @@ pub fn spawn(config: &NodeConfig, mut carriers: Carriers) -> Result<Guest, Spawn
         nic.carrier = *up;
     }
     let last_words = LastWords::listen(stderr);
+    let (console, typed) = Console::new();
     // Its end is the end of the monitor: nothing else would end it.
     let instruct = tokio::spawn(async move {
         // A monitor that does not read ends, and says why.
-        let _ = instruct(stdin, &config, carriers).await;
+        let _ = instruct(stdin, &config, carriers, typed).await;
     });
     let story = tokio::spawn(async move {
         let end = story(stdout).await;
         instruct.abort();
         end
     });
-    Ok(Guest::attend(child, pid, story, last_words))
+    Ok(Guest::attend(child, pid, console, story, last_words))
 }
 
-/// Tells the monitor what to run, and from then on which NICs have a carrier.
+/// Tells the monitor what to run, and from then on which NICs have a carrier and what is typed on the serial port.
 async fn instruct(
     mut monitor: impl AsyncWrite + Unpin,
     config: &NodeConfig,
     mut carriers: Carriers,
+    mut typed: mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
     let mut known: Vec<_> = config.nics.iter().map(|nic| nic.carrier).collect();
-    let mut line = serde_json::to_vec(config)?;
-    line.push(b'\n');
-    monitor.write_all(&line).await?;
-    while carriers.changed().await.is_ok() {
+    monitor.write_all(&line(config)?).await?;
+    loop {
+        tokio::select! {
+            changed = carriers.changed() => {
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            Some(bytes) = typed.recv() => {
+                let parts = bytes.chunks(SERIAL_INPUT).map(<[u8]>::to_vec);
+                // Nothing typed tells that somebody looks.
+                let parts = if bytes.is_empty() { vec![bytes] } else { parts.collect() };
+                for bytes in parts {
+                    monitor.write_all(&line(&Order::Serial { bytes })?).await?;
+                }
+                continue;
+            }
+        }
         let now = carriers.borrow_and_update().clone();
         for (nic, (known, up)) in known.iter_mut().zip(now).enumerate() {
             if *known != up {
                 *known = up;
-                let mut order = serde_json::to_vec(&Order::Carrier { nic, up })?;
-                order.push(b'\n');
-                monitor.write_all(&order).await?;
+                monitor
+                    .write_all(&line(&Order::Carrier { nic, up })?)
+                    .await?;
             }
         }
     }
-    Ok(())
+}
+
+fn line(value: &impl serde::Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 /// Reads the monitor's events to their end.
@@ -127,7 +149,8 @@ mod tests {
             cmdline: None,
         };
         let (monitor, ours) = tokio::io::duplex(1 << 16);
-        let lines = tokio::spawn(async move { instruct(ours, &config, carriers).await });
+        let (console, typed) = Console::new();
+        let lines = tokio::spawn(async move { instruct(ours, &config, carriers, typed).await });
         let mut lines_in = BufReader::new(monitor).lines();
         let read: NodeConfig =
             serde_json::from_str(&lines_in.next_line().await.unwrap().unwrap()).unwrap();
@@ -135,6 +158,14 @@ mod tests {
         lab.send(vec![true, true]).unwrap();
         let order = lines_in.next_line().await.unwrap().unwrap();
         assert_eq!(order, r#"{"carrier":{"nic":1,"up":true}}"#);
+        assert!(console.type_in(vec![b'a'; SERIAL_INPUT + 1]).await);
+        let parts = [SERIAL_INPUT, 1];
+        for part in parts {
+            let order = lines_in.next_line().await.unwrap().unwrap();
+            let bytes = vec![b'a'; part];
+            let order: Order = serde_json::from_str(&order).unwrap();
+            assert_eq!(order, Order::Serial { bytes });
+        }
         drop(lab);
         lines.await.unwrap().unwrap();
         assert_eq!(lines_in.next_line().await.unwrap(), None);

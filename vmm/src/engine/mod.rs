@@ -12,7 +12,7 @@ use std::time::Duration;
 use monitor::NodeConfig;
 use rustix::process::Signal;
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::types::{End, EndReason, EngineName};
@@ -21,6 +21,9 @@ use crate::lab::links::Carriers;
 
 /// How long the words of a process that has ended may take to arrive.
 const STORY_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Messages typed on a serial port that wait for the machine.
+const TYPED: usize = 16;
 
 /// An engine that was chosen and checked.
 #[derive(Debug, Clone)]
@@ -44,9 +47,28 @@ pub struct SpawnError {
 pub struct Guest {
     /// Its process.
     pub pid: u32,
+    /// Its serial port.
+    pub console: Console,
     /// How it ended, once.
     pub ended: oneshot::Receiver<End>,
     kill: Option<oneshot::Sender<()>>,
+}
+
+/// Types on the serial port of a machine; clones share it. What the machine writes there is in its log.
+#[derive(Debug, Clone)]
+pub struct Console(mpsc::Sender<Vec<u8>>);
+
+impl Console {
+    /// That of a machine, and what it gets to read.
+    fn new() -> (Self, mpsc::Receiver<Vec<u8>>) {
+        let (sender, typed) = mpsc::channel(TYPED);
+        (Self(sender), typed)
+    }
+
+    /// Types, as soon as there is room; nothing tells that somebody looks at the log. False if the machine has ended.
+    pub async fn type_in(&self, bytes: Vec<u8>) -> bool {
+        self.0.send(bytes).await.is_ok()
+    }
 }
 
 impl Engine {
@@ -96,6 +118,7 @@ impl Guest {
     fn attend(
         mut child: Child,
         pid: u32,
+        console: Console,
         story: JoinHandle<Option<End>>,
         last_words: (LastWords, JoinHandle<()>),
     ) -> Self {
@@ -122,6 +145,7 @@ impl Guest {
         });
         Self {
             pid,
+            console,
             ended,
             kill: Some(kill),
         }

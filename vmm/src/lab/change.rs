@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use topology::Loaded;
 use topology::difference::{Difference, LinkChange, NodeChange};
-use topology::model::{Node, Topology};
+use topology::model::{Check, Node, Topology};
 
 use super::agent::{Agent, ExecEvent};
 use super::faults::{self, Fault, Faults};
@@ -18,8 +18,8 @@ use super::node::{Machine, Spec};
 use super::orders::{Orders, Roster, Task};
 use super::run_folder::LabPaths;
 use super::state::State;
-use super::{check_socket_paths, describe, plan, spec, view_node};
-use crate::api::types::{ChangePlan, NodeState, Phase, Step, TopologyRequest, TopologyText};
+use super::{check_socket_paths, describe, keep, plan, spec, view_node};
+use crate::api::types::{ChangePlan, Keep, NodeState, Phase, Step, TopologyRequest, TopologyText};
 use crate::failure::Failure;
 use crate::image::Image;
 
@@ -30,6 +30,8 @@ const HOSTS_PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Changes {
     current: Mutex<Current>,
+    /// The topology again, for those who do not wait for a change that is being made.
+    shown: RwLock<Arc<Topology>>,
     /// The lab's name in the file, from which addresses are made.
     name: String,
     image: Option<Image>,
@@ -46,7 +48,7 @@ pub struct Changes {
 /// What the lab is.
 #[derive(Debug)]
 struct Current {
-    topology: Topology,
+    topology: Arc<Topology>,
     file: PathBuf,
     text: String,
     revision: u64,
@@ -123,11 +125,13 @@ impl Changes {
     /// Of a lab of `parts`; machines that come are sent to the receiver.
     pub fn new(parts: Parts) -> (Self, mpsc::UnboundedReceiver<Machine>) {
         let (machines, newcomers) = mpsc::unbounded_channel();
+        let topology = Arc::new(parts.topology);
         let changes = Self {
-            name: parts.topology.name.clone(),
-            faults: watch::Sender::new(faults::of(&parts.topology)),
+            name: topology.name.clone(),
+            faults: watch::Sender::new(faults::of(&topology)),
+            shown: RwLock::new(topology.clone()),
             current: Mutex::new(Current {
-                topology: parts.topology,
+                topology,
                 file: parts.file,
                 text: parts.text,
                 revision: 0,
@@ -145,6 +149,23 @@ impl Changes {
     /// What happens to its machines.
     pub fn faults(&self) -> Faults {
         self.faults.subscribe()
+    }
+
+    /// What should hold while the lab runs.
+    pub fn checks(&self) -> Vec<Check> {
+        self.shown().checks.clone()
+    }
+
+    /// What is worth keeping of a node.
+    pub fn keep(&self, name: &str) -> Keep {
+        let topology = self.shown();
+        let node = topology.nodes.iter().find(|node| node.name == name);
+        node.map(keep).unwrap_or_default()
+    }
+
+    fn shown(&self) -> Arc<Topology> {
+        let shown = self.shown.read();
+        Arc::clone(&shown.unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What the lab is.
@@ -198,9 +219,7 @@ impl Changes {
         self.remove(removed).await;
         self.renew(&current.topology, &topology, &difference, &mut specs)
             .await;
-        for node in &added {
-            self.add(node, &mut specs);
-        }
+        self.add(&added, &mut specs);
         for link in drifted {
             if let Err(error) = self.links.reset(&link).await {
                 self.state.notice(None, format!("link {link}: {error}"));
@@ -214,6 +233,8 @@ impl Changes {
             *faults = new;
             differs
         });
+        let topology = Arc::new(topology);
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = topology.clone();
         *current = Current {
             topology,
             file: request.file,
@@ -336,8 +357,11 @@ impl Changes {
                 let view = view_node(node);
                 self.state.update(&node.name, |known| {
                     known.kind = view.kind;
+                    known.labels = view.labels;
                     known.interfaces = view.interfaces;
                     known.external = view.external;
+                    known.memory = view.memory;
+                    known.vcpus = view.vcpus;
                 });
                 if plan::restarts(new, *index, aspects) {
                     restarts.push(*index);
@@ -368,24 +392,31 @@ impl Changes {
         while restarting.join_next().await.is_some() {}
     }
 
-    /// Brings a node into the lab.
-    fn add(&self, node: &Node, specs: &mut HashMap<String, Spec>) {
-        let mut view = view_node(node);
-        let Some(spec) = specs.remove(&node.name) else {
-            view.state = NodeState::Ready;
-            return self.state.add(view);
-        };
-        self.state.add(view);
-        // Without it its engine says what is wrong.
-        let _ = self.paths.create_node(&node.name);
-        let (orders, receiver) = Orders::new();
-        self.roster.enter(&node.name, orders);
-        // Nobody takes it when the lab ends.
-        let _ = self.machines.send(Machine {
-            spec,
-            orders: receiver,
-            optional: true,
-        });
+    /// Brings nodes into the lab.
+    fn add(&self, nodes: &[Node], specs: &mut HashMap<String, Spec>) {
+        // All are there before the first boots: it may have to wait for another.
+        for node in nodes {
+            let mut view = view_node(node);
+            if !specs.contains_key(&node.name) {
+                view.state = NodeState::Ready;
+            }
+            self.state.add(view);
+        }
+        for node in nodes {
+            let Some(spec) = specs.remove(&node.name) else {
+                continue;
+            };
+            // Without it its engine says what is wrong.
+            let _ = self.paths.create_node(&node.name);
+            let (orders, receiver) = Orders::new();
+            self.roster.enter(&node.name, orders);
+            // Nobody takes it when the lab ends.
+            let _ = self.machines.send(Machine {
+                spec,
+                orders: receiver,
+                optional: true,
+            });
+        }
     }
 
     /// Tells machines that go on running the names of others, as far as they are not what they were.

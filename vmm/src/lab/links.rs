@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use topology::model::{Endpoint, NodeKind, Topology};
+use topology::model::{Direction, Endpoint, NodeKind, Topology};
 
 use super::switch::News;
-use crate::api::types::{Link, LinkCounters, LinkDirection};
+use crate::api::types::{CaptureRequest, Change, Link, LinkCounters, LinkDirection};
 
 /// How long the switch may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -224,17 +225,22 @@ impl Links {
         self.inner().touched.clone()
     }
 
-    /// Passes on what the switch tells.
-    pub fn hear(&self, news: &News) {
+    /// Passes on what the switch tells; what has changed, if it is about one of the links.
+    pub fn hear(&self, news: &News) -> Option<Change> {
         let News::Carrier {
             link,
             direction,
             up,
         } = news;
         let wiring = &self.inner().wiring;
-        if let Some(ends) = wiring.ends.iter().find(|ends| ends.name == *link) {
-            wiring.set_carrier(ends, *direction, *up);
-        }
+        let ends = wiring.ends.iter().find(|ends| ends.name == *link)?;
+        wiring.set_carrier(ends, *direction, *up);
+        Some(Change::Carrier {
+            link: link.clone(),
+            from: ends.names.get(*direction)?.clone(),
+            to: ends.names.get(1 - *direction)?.clone(),
+            up: *up,
+        })
     }
 
     /// Names of the links.
@@ -246,19 +252,33 @@ impl Links {
 
     /// All links as they are now.
     pub async fn list(&self) -> Result<Vec<Link>, LinkError> {
+        self.counted("stats").await
+    }
+
+    /// All links as they are now, without lateness: costs little.
+    pub async fn brief(&self) -> Result<Vec<Link>, LinkError> {
+        self.counted("brief").await
+    }
+
+    async fn counted(&self, op: &str) -> Result<Vec<Link>, LinkError> {
         #[derive(Deserialize)]
         struct Stats {
             links: Vec<Counted>,
         }
-        let answer = self.ask(&json!({"op": "stats"})).await?;
+        let mut answer = self.ask(&json!({"op": op})).await?;
         let strange = |error: serde_json::Error| LinkError::Silent(error.to_string());
-        let stats: Stats = serde_json::from_value(answer["stats"].clone()).map_err(strange)?;
+        let stats: Stats = serde_json::from_value(answer["stats"].take()).map_err(strange)?;
         let inner = self.inner();
         // The switch may just have become another one; it counts what it has.
         let known = |name: &str| inner.wiring.ends.iter().find(|ends| ends.name == name);
         let links = stats.links.into_iter();
         let links = links.filter_map(|counted| Some(describe(known(&counted.name)?, counted)));
         Ok(links.collect())
+    }
+
+    /// Everything that the switch counts, as it says it.
+    pub async fn switch(&self) -> Result<Value, LinkError> {
+        Ok(self.ask(&json!({"op": "stats"})).await?["stats"].take())
     }
 
     /// One link as it is now.
@@ -293,26 +313,73 @@ impl Links {
         }
     }
 
-    async fn ask(&self, request: &Value) -> Result<Value, LinkError> {
-        let answer = tokio::time::timeout(PATIENCE, self.exchange(request)).await;
-        let silent = |why: String| LinkError::Silent(why);
-        let answer = answer
-            .map_err(|_| silent(format!("nothing within {} s", PATIENCE.as_secs())))?
-            .map_err(|error| silent(error.to_string()))?;
-        match answer["error"].as_str() {
-            Some(error) => Err(LinkError::Refused(error.to_owned())),
-            None => Ok(answer),
+    /// Starts a capture. What is read from the first half is pcapng; closing the second has the switch complete it and end.
+    pub async fn capture(
+        &self,
+        request: &CaptureRequest,
+    ) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), LinkError> {
+        for name in &request.links {
+            self.known(name)?;
         }
+        let request = json!({"op": "capture", "capture": request});
+        let begin = async {
+            let (frames, mut end) = UnixStream::connect(&self.switch).await?.into_split();
+            end.write_all(format!("{request}\n").as_bytes()).await?;
+            let mut frames = BufReader::new(frames);
+            let answer = answer(&mut frames).await?;
+            Ok((answer, (frames, end)))
+        };
+        in_time(begin).await
     }
 
-    async fn exchange(&self, request: &Value) -> std::io::Result<Value> {
-        let mut stream = UnixStream::connect(&self.switch).await?;
-        stream.write_all(format!("{request}\n").as_bytes()).await?;
-        let mut line = Vec::new();
-        let mut answer = BufReader::new(stream.take(MAX_ANSWER));
-        answer.read_until(b'\n', &mut line).await?;
-        Ok(serde_json::from_slice(&line)?)
+    async fn ask(&self, request: &Value) -> Result<Value, LinkError> {
+        let exchange = async {
+            let mut stream = UnixStream::connect(&self.switch).await?;
+            stream.write_all(format!("{request}\n").as_bytes()).await?;
+            let answer = answer(&mut BufReader::new(stream)).await?;
+            Ok((answer.clone(), answer))
+        };
+        in_time(exchange).await
     }
+}
+
+/// The switch's answer, which is a line.
+async fn answer(from: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Value> {
+    let mut line = Vec::new();
+    from.take(MAX_ANSWER).read_until(b'\n', &mut line).await?;
+    Ok(serde_json::from_slice(&line)?)
+}
+
+/// What comes with the switch's answer, unless that is a refusal or does not come.
+async fn in_time<T>(
+    exchange: impl Future<Output = std::io::Result<(Value, T)>>,
+) -> Result<T, LinkError> {
+    let (answer, with_it) = tokio::time::timeout(PATIENCE, exchange)
+        .await
+        .map_err(|_| LinkError::Silent(format!("nothing within {} s", PATIENCE.as_secs())))?
+        .map_err(|error| LinkError::Silent(error.to_string()))?;
+    match answer["error"].as_str() {
+        Some(error) => Err(LinkError::Refused(error.to_owned())),
+        None => Ok(with_it),
+    }
+}
+
+/// The links of a topology as they are before anything has happened.
+pub fn as_written(topology: &Topology) -> Vec<Link> {
+    let links = topology.links.iter().map(|link| {
+        let ends = Ends {
+            name: link.name.clone(),
+            names: link.ends.each_ref().map(|end| end_name(topology, end)),
+            nics: link.ends.map(|end| nic(topology, end)),
+        };
+        let counted = Counted {
+            name: link.name.clone(),
+            attributes: link.directions.each_ref().map(Direction::written),
+            directions: Default::default(),
+        };
+        describe(&ends, counted)
+    });
+    links.collect()
 }
 
 fn describe(ends: &Ends, counted: Counted) -> Link {

@@ -7,13 +7,18 @@ mod describe;
 mod faults;
 pub mod janitor;
 pub mod links;
+pub mod metrics;
 mod node;
 pub mod orders;
 mod plan;
+pub mod record;
+pub mod report;
 pub mod run_folder;
 pub mod state;
 mod switch;
+pub mod usage;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -26,7 +31,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use topology::model::{self, NodeKind, Role, Topology};
 
 use crate::api;
-use crate::api::types::{BootTimes, Interface, Kind, Lab, Node, NodeState, Phase};
+use crate::api::types::{BootTimes, Interface, Keep, Kind, Lab, Node, NodeState, Phase};
 use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
@@ -194,9 +199,16 @@ impl Prepared {
             state: self.state.clone(),
             paths: self.folder.paths.clone(),
             links: self.links.clone(),
+            captures: api::Captures::default(),
             roster: self.roster.clone(),
             changes: self.changes,
+            record: Arc::default(),
         };
+        tokio::spawn(record::keep(
+            api.record.clone(),
+            self.links.clone(),
+            self.state.clone(),
+        ));
         let server = tokio::spawn(api::serve(self.listener, api));
         // Whoever launches the lab is to see all of it, even a failure at once.
         let _ = tokio::time::timeout(AUDIENCE, self.state.subscribed()).await;
@@ -247,7 +259,12 @@ async fn operate(
     paths: &LabPaths,
 ) -> Result<(), Failure> {
     let links = links.clone();
-    let hear = move |news| links.hear(&news);
+    let state = context.state.clone();
+    let hear = move |news| {
+        if let Some(change) = links.hear(&news) {
+            state.tell(change);
+        }
+    };
     let (mut switch, ready) = match Switch::start(switch_program, file, paths, hear) {
         Ok(switch) => switch,
         Err(failure) => {
@@ -256,6 +273,7 @@ async fn operate(
         }
     };
     context.janitor().watch(switch.pid);
+    context.state.set_switch(Some(switch.pid));
     let mut running = JoinSet::new();
     let asked = context.state.stop_asked();
     let result = {
@@ -286,6 +304,7 @@ async fn operate(
     let pid = switch.pid;
     switch.stop().await;
     context.janitor().forget(pid);
+    context.state.set_switch(None);
     result
 }
 
@@ -428,6 +447,8 @@ fn spec(
         carrier: true,
     });
     let (kernel, rootfs) = (image.map(|i| &i.kernel), image.map(|i| &i.rootfs));
+    let after = machine.after.iter();
+    let after = after.map(|other| topology.nodes[*other].name.clone());
     let ready_timeout = machine.ready.as_ref().map(|ready| ready.timeout);
     Ok(Some(node::Spec {
         config: NodeConfig {
@@ -443,6 +464,7 @@ fn spec(
         },
         configure: describe::configure(topology, &node.name, machine)?,
         policy: machine.on,
+        after: after.collect(),
         ready_timeout: ready_timeout.unwrap_or(Duration::ZERO),
         carriers,
     }))
@@ -477,7 +499,8 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     let asked: u64 = each_machine(&plan.topology)
         .map(|(_, machine)| machine.memory)
         .sum();
-    if let Some(free) = available_memory().filter(|&free| asked > free) {
+    let free = usage::host().map(|host| host.memory_available);
+    if let Some(free) = free.filter(|&free| asked > free) {
         warnings.push(format!(
             "the machines have {} MiB of memory together, this machine has {} MiB available; nodes may be killed",
             asked >> 20,
@@ -500,22 +523,6 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     warnings
 }
 
-/// Bytes this machine can give away without swapping.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(
-        line.trim()
-            .trim_end_matches("kB")
-            .trim()
-            .parse::<u64>()
-            .ok()?
-            << 10,
-    )
-}
-
 fn view(plan: &Plan) -> Lab {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Lab {
@@ -523,6 +530,7 @@ fn view(plan: &Plan) -> Lab {
         description: plan.topology.description.clone(),
         file: plan.file.clone(),
         pid: std::process::id(),
+        switch_pid: None,
         engine: plan.choice.engine.name(),
         engine_reason: plan.choice.reason.clone(),
         revision: 0,
@@ -534,7 +542,19 @@ fn view(plan: &Plan) -> Lab {
     }
 }
 
-fn view_node(node: &model::Node) -> Node {
+/// What is worth keeping of a node.
+pub fn keep(node: &model::Node) -> Keep {
+    match &node.kind {
+        NodeKind::Machine(machine) => Keep {
+            routing: machine.frr.is_some(),
+            paths: machine.save.clone(),
+        },
+        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => Keep::default(),
+    }
+}
+
+/// A node as it is before it is started.
+pub fn view_node(node: &model::Node) -> Node {
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
@@ -552,19 +572,30 @@ fn view_node(node: &model::Node) -> Node {
                     .iter()
                     .map(ToString::to_string)
                     .collect(),
+                mtu: interface.mtu,
             });
             (kind, interfaces.collect())
         }
+    };
+    let machine = match &node.kind {
+        NodeKind::Machine(machine) => Some(machine),
+        _ => None,
     };
     Node {
         name: node.name.clone(),
         kind,
         state: NodeState::Waiting,
+        labels: match &node.kind {
+            NodeKind::Machine(machine) => machine.labels.clone(),
+            _ => BTreeMap::new(),
+        },
         interfaces,
         external: match &node.kind {
             NodeKind::External(external) => Some(external.to_string()),
             _ => None,
         },
+        memory: machine.map(|machine| machine.memory),
+        vcpus: machine.map(|machine| machine.vcpus),
         pid: None,
         kernel: None,
         restarts: 0,
@@ -586,6 +617,7 @@ mod tests {
             description: None,
             file: "/lab.json".into(),
             pid: 1,
+            switch_pid: None,
             engine: EngineName::Kvm,
             engine_reason: String::new(),
             started: 0,

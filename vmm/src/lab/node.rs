@@ -51,6 +51,8 @@ pub struct Spec {
     pub configure: ToAgent,
     /// What to do when its guest ends.
     pub policy: EndPolicy,
+    /// The names of those that have to be ready before its first boot.
+    pub after: Vec<String>,
     /// How long its readiness condition may take.
     pub ready_timeout: Duration,
     /// Which of its NICs have a carrier.
@@ -91,12 +93,16 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         lab,
         was_ready: false,
     };
+    if !run.predecessors().await {
+        return Ok(());
+    }
     let mut attempts = 0;
     loop {
         let before = Instant::now();
         run.was_ready = false;
         let outcome = run.boot().await;
         run.lab.state.set_agent(run.name(), None);
+        run.lab.state.set_console(run.name(), None);
         let rests = match outcome {
             Outcome::LabEnds => return Ok(()),
             Outcome::Ordered(request) => {
@@ -153,6 +159,26 @@ struct Run {
 impl Run {
     fn name(&self) -> &str {
         &self.machine.spec.config.name
+    }
+
+    /// Waits until the machines that come before this one are ready, or a person starts it; false if it is no more or the
+    /// lab ends. One that fails or has ended holds up nobody: the launch tells of it, and a person may want to see how the
+    /// rest gets on.
+    async fn predecessors(&mut self) -> bool {
+        let after = std::mem::take(&mut self.machine.spec.after);
+        let (state, name) = (self.lab.state.clone(), self.name().to_owned());
+        let wait = async {
+            for other in after {
+                if state.settled(&other).await != NodeState::Ready {
+                    let message = format!("boots although {other} did not get ready");
+                    state.notice(Some(&name), message);
+                }
+            }
+        };
+        tokio::select! {
+            () = wait => true,
+            boot = self.rest() => boot,
+        }
     }
 
     fn was_configured(&self) -> bool {
@@ -285,6 +311,8 @@ impl Run {
         };
         let pid = guest.pid;
         self.lab.janitor().watch(pid);
+        let console = Some(guest.console.clone());
+        self.lab.state.set_console(self.name(), console);
         let started = Instant::now();
         self.lab.state.update(self.name(), |node| {
             node.state = NodeState::Booting;

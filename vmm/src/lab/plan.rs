@@ -9,7 +9,7 @@ use super::faults;
 use crate::api::types::{Action, Step, Subject};
 
 /// What about a machine changes while its guest runs: it only matters to its lab.
-const LIVE: [&str; 2] = ["ready", "on"];
+const LIVE: [&str; 5] = ["ready", "after", "on", "labels", "save"];
 
 /// The steps from `old` to `new`: what goes, then nodes, then links. `drifted` are links that people have set to something else than `old`
 /// says, and that are to be as `new` says.

@@ -9,6 +9,7 @@ use tokio::sync::{Notify, broadcast, watch};
 
 use super::agent::Agent;
 use crate::api::types::{Change, Event, Lab, Link, Node, NodeState, Phase};
+use crate::engine::Console;
 
 /// Records a slow reader of events may lag behind before it loses some.
 const EVENT_BACKLOG: usize = 4096;
@@ -32,6 +33,8 @@ struct Inner {
     lab: Lab,
     /// Of the nodes that have one.
     agents: HashMap<String, Agent>,
+    /// Of the nodes whose machine runs.
+    consoles: HashMap<String, Console>,
 }
 
 impl State {
@@ -43,6 +46,7 @@ impl State {
             inner: Mutex::new(Inner {
                 lab,
                 agents: HashMap::new(),
+                consoles: HashMap::new(),
             }),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             phase,
@@ -67,7 +71,8 @@ impl State {
         }
     }
 
-    fn elapsed_ms(&self) -> u64 {
+    /// Milliseconds since launch.
+    pub fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.0.launched.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
@@ -113,17 +118,8 @@ impl State {
         change(node);
         let node = Box::new(node.clone());
         self.send(Change::Node { node });
-        let settled = |node: &Node| {
-            matches!(
-                node.state,
-                NodeState::Ready
-                    | NodeState::Failed
-                    | NodeState::Paused
-                    | NodeState::Stopped
-                    | NodeState::Ended
-            )
-        };
-        if inner.lab.phase == Phase::Starting && inner.lab.nodes.iter().all(settled) {
+        let all_settled = inner.lab.nodes.iter().all(|node| is_settled(node.state));
+        if inner.lab.phase == Phase::Starting && all_settled {
             inner.lab.ready_ms = Some(self.elapsed_ms());
             self.enter(&mut inner, Phase::Running, None);
         }
@@ -142,6 +138,7 @@ impl State {
         let mut inner = self.inner();
         inner.lab.nodes.retain(|node| node.name != name);
         inner.agents.remove(name);
+        inner.consoles.remove(name);
         let node = name.to_owned();
         self.send(Change::NodeRemoved { node });
     }
@@ -163,11 +160,34 @@ impl State {
         self.send(Change::Topology { revision });
     }
 
+    /// Waits until a node is ready, or stays what it is without having got there; one that is no more has failed.
+    pub async fn settled(&self, name: &str) -> NodeState {
+        let mut changes = self.0.events.subscribe();
+        loop {
+            match self.node(name) {
+                Some(node) if !is_settled(node.state) => {}
+                node => return node.map_or(NodeState::Failed, |node| node.state),
+            }
+            // Whatever has changed, and however many records were missed.
+            let _ = changes.recv().await;
+        }
+    }
+
     /// A person has set a link to something else.
     pub fn link_changed(&self, link: Link) {
         self.send(Change::Link {
             link: Box::new(link),
         });
+    }
+
+    /// Something has changed that is no part of the lab's description.
+    pub fn tell(&self, change: Change) {
+        self.send(change);
+    }
+
+    /// The switch runs, or no longer does.
+    pub fn set_switch(&self, pid: Option<u32>) {
+        self.inner().lab.switch_pid = pid;
     }
 
     /// Tells people something.
@@ -215,6 +235,20 @@ impl State {
         self.inner().agents.get(name).cloned()
     }
 
+    /// A node's serial port, or that there is none.
+    pub fn set_console(&self, name: &str, console: Option<Console>) {
+        let consoles = &mut self.inner().consoles;
+        match console {
+            Some(console) => consoles.insert(name.to_owned(), console),
+            None => consoles.remove(name),
+        };
+    }
+
+    /// A node's serial port, while its machine runs.
+    pub fn console(&self, name: &str) -> Option<Console> {
+        self.inner().consoles.get(name).cloned()
+    }
+
     /// Asks for the end of the lab.
     pub fn stop(&self) {
         self.0.stop.notify_one();
@@ -224,4 +258,16 @@ impl State {
     pub async fn stop_asked(&self) {
         self.0.stop.notified().await;
     }
+}
+
+/// Whether nothing more comes of it by itself.
+fn is_settled(state: NodeState) -> bool {
+    matches!(
+        state,
+        NodeState::Ready
+            | NodeState::Failed
+            | NodeState::Paused
+            | NodeState::Stopped
+            | NodeState::Ended
+    )
 }

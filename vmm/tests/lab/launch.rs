@@ -188,3 +188,46 @@ fn checks_tell_what_is_wrong_with_a_topology() {
             .is_some_and(|findings| !findings.is_empty())
     );
 }
+
+#[test]
+fn a_node_boots_after_those_it_waits_for() {
+    let place = Place::new();
+    place.topology(
+        r#"{"name": "two", "nodes": {"a": {"kind": "host", "after": ["b", "c"]},
+            "b": {"kind": "host", "after": ["c"]}, "c": {"kind": "host"}}}"#,
+    );
+    let output = place.run(&["launch", "-d", "--engine", "qemu", "lab.json"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{said}");
+    let at = |line: &str| {
+        said.find(line)
+            .unwrap_or_else(|| panic!("no '{line}' in {said}"))
+    };
+    assert!(at("c: ready") < at("b: booting"), "{said}");
+    assert!(at("b: ready") < at("a: booting"), "{said}");
+    // What boots again does not wait.
+    place.ok(&["node", "stop", "c"]);
+    place.ok(&["node", "restart", "a"]);
+    place.ok(&["stop"]);
+    place.assert_clean();
+}
+
+#[test]
+fn a_node_that_fails_does_not_hold_up_those_that_wait_for_it() {
+    let place = Place::with_faults("b=fail");
+    place.topology(
+        r#"{"name": "two", "nodes": {"a": {"kind": "host", "after": ["b"]}, "b": {"kind": "host"}}}"#,
+    );
+    let said = place.fails(&["launch", "-d", "--engine", "qemu", "lab.json"], 6);
+    assert!(
+        said.contains("boots although b did not get ready"),
+        "{said}"
+    );
+    let states = place.nodes();
+    assert_eq!(
+        (&states[0]["state"], &states[1]["state"]),
+        (&"ready".into(), &"failed".into())
+    );
+    place.ok(&["stop"]);
+    place.assert_clean();
+}

@@ -4,7 +4,7 @@
 //! checked once, when it comes in; it jumps only forward, so it ends. It reads a frame where it lies, so that nothing of a
 //! frame it refuses is copied.
 
-use serde::{Deserialize, Serialize};
+use capture_filter::Instruction;
 use thiserror::Error;
 
 use super::view::View;
@@ -13,10 +13,6 @@ use super::view::View;
 pub const MAX_INSTRUCTIONS: usize = 4096;
 /// Words of scratch memory.
 const MEMORY: usize = 16;
-
-/// An instruction as `pcap_compile` and `tcpdump -ddd` give it: opcode, jump if true, jump if false, operand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Instruction(pub u16, pub u8, pub u8, pub u32);
 
 /// Why a program is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use capture_filter::{CompileError, Instruction, compile};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::bpf::{Instruction, Program, ProgramError};
-use super::compile::{CompileError, compile};
+use super::bpf::{Program, ProgramError};
 use super::tap::Point;
 use crate::config::LinkPlan;
 use crate::names;

@@ -297,7 +297,7 @@ impl Records {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::capture::bpf::Instruction;
+    use capture_filter::Instruction;
 
     fn tap(ring: usize, snaplen: u32, filter: Option<&[Instruction]>) -> (Tap, Records) {
         let mut interfaces = Interfaces::default();

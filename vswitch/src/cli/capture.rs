@@ -8,11 +8,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use capture_filter::compile;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use crate::capture::{Point, Request, compile};
+use crate::capture::{Point, Request};
 use crate::control;
 
 /// What is captured, and where it goes.

@@ -3,13 +3,15 @@
 //! They are written down as a topology file and read like one, so names, units, defaults and checks are those of every
 //! other configuration.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use thiserror::Error;
 use topology::Report;
 use topology::assignment::{self, AssignmentError};
 use topology::model::Topology;
+
+use crate::port::Plug;
 
 /// The interface that is meant where none is named.
 const INTERFACE: &str = "eth0";
@@ -19,7 +21,8 @@ const INTERFACE: &str = "eth0";
 #[group(id = "wiring")]
 pub(super) struct Wiring {
     /// A port: the socket PATH, on which a vhost-user front-end can plug in as interface NAME; `r1` is short for `r1:eth0`. Attributes
-    /// are those of interfaces: mtu, mac.
+    /// are those of interfaces: mtu, mac. With connect=true the front-end listens on PATH, and the switch connects to it, again if
+    /// either is restarted.
     #[arg(long, value_name = "NAME=PATH[,ATTRIBUTE=VALUE]...")]
     port: Vec<String>,
     /// A link between two ports, switches or hubs. Attributes are those of links in a topology file: rate, delay, jitter, loss,
@@ -44,6 +47,10 @@ pub(super) enum WiringError {
     Link(String),
     #[error("{0}: {1}")]
     Attribute(String, AssignmentError),
+    #[error(
+        "--port {0}: connect is true or false: whether the front-end listens on the socket, and not the switch"
+    )]
+    Connect(String),
     #[error("{0}: there are two of that name")]
     SameName(String),
     #[error("the options are no configuration:\n{0}")]
@@ -54,7 +61,7 @@ pub(super) enum WiringError {
 #[derive(Debug)]
 pub(super) struct Wired {
     pub(super) topology: Topology,
-    pub(super) sockets: Vec<(String, PathBuf)>,
+    pub(super) sockets: Vec<(String, Plug)>,
     pub(super) warnings: String,
 }
 
@@ -78,14 +85,21 @@ impl Wiring {
             }
             let entry = nodes.entry(node);
             let machine = entry.or_insert_with(|| json!({ "kind": "host", "interfaces": {} }));
-            let attributes = object(&format!("--port {name}"), attributes)?;
+            let mut attributes = object(&format!("--port {name}"), attributes)?;
+            // No interface has this attribute: it is about the socket.
+            let connect = attributes.as_object_mut().and_then(|a| a.remove("connect"));
+            let plug = match connect {
+                None | Some(Value::Bool(false)) => Plug::Listen(path.into()),
+                Some(Value::Bool(true)) => Plug::Connect(path.into()),
+                Some(_) => return Err(WiringError::Connect(name.to_owned())),
+            };
             let old = machine["interfaces"]
                 .as_object_mut()
                 .and_then(|interfaces| interfaces.insert(interface.to_owned(), attributes));
             if old.is_some() {
                 return Err(WiringError::SameName(format!("--port {name}")));
             }
-            sockets.push((format!("{node}.{interface}"), path.into()));
+            sockets.push((format!("{node}.{interface}"), plug));
         }
         let switches = self.switch.iter().map(|written| ("switch", written));
         let hubs = self.hub.iter().map(|written| ("hub", written));
@@ -184,16 +198,16 @@ mod tests {
     #[test]
     fn attributes_have_the_names_and_units_of_the_file() {
         let wired = read(
-            &["a=/run/x/a.sock", "b=b.sock,mtu=9000"],
+            &["a=/run/x/a.sock", "b=b.sock,mtu=9000,connect=true"],
             &["a,b,rate=100Mbit,delay=5ms,completion=nic,name=uplink,ber=1e-6,up=false,queue.kind=codel,queue.limit=50packets,\
                loss.gilbert-elliott.p=1%,loss.gilbert-elliott.r=50%,forward.delay=7ms,backward.loss.every=100"],
         )
         .unwrap();
-        let sockets = [("a.eth0", "/run/x/a.sock"), ("b.eth0", "b.sock")];
-        assert_eq!(
-            wired.sockets,
-            sockets.map(|(n, p)| (n.to_owned(), p.into()))
-        );
+        let sockets = [
+            ("a.eth0", Plug::Listen("/run/x/a.sock".into())),
+            ("b.eth0", Plug::Connect("b.sock".into())),
+        ];
+        assert_eq!(wired.sockets, sockets.map(|(n, p)| (n.to_owned(), p)));
         assert!(
             wired.warnings.contains("an MTU of 9000"),
             "{}",
@@ -256,6 +270,7 @@ mod tests {
             (&["=a.sock"], &[], "give a name and a socket"),
             (&["a="], &[], "give a name and a socket"),
             (&["a=x", "a=y"], &[], "two of that name"),
+            (&["a=x,connect=often"], &[], "connect is true or false"),
             (ab, &["a"], "two ends first"),
             (ab, &["a,rate=1Mbit"], "two ends first"),
             (ab, &["a,b,fast"], "`fast` sets nothing"),

@@ -21,6 +21,8 @@ pub(super) struct Propagation<T> {
     reorder_random: Xoshiro256PlusPlus,
     /// Frames since the last that overtook others.
     count: u32,
+    /// All frames take the same time: `delay`.
+    steady: bool,
     /// The latest time of arrival so far.
     latest: Time,
     line: DelayLine<T>,
@@ -36,6 +38,7 @@ impl<T> Propagation<T> {
             jitter_random: streams.jitter.clone(),
             reorder_random: streams.reorder.clone(),
             count: 0,
+            steady: true,
             latest: Time::ZERO,
             line: DelayLine::default(),
         };
@@ -52,6 +55,7 @@ impl<T> Propagation<T> {
         }
         self.reorder = attributes.reorder;
         self.overtakes = Chance::new(attributes.reorder.map_or(0.0, |r| r.probability));
+        self.steady = self.jitter.spread.is_zero() && self.reorder.is_none();
     }
 
     /// Whether a frame is at the other end at once.
@@ -61,7 +65,7 @@ impl<T> Propagation<T> {
 
     /// Whether not all frames take the same time.
     pub(super) fn varies(&self) -> bool {
-        !self.jitter.spread.is_zero() || self.reorder.is_some()
+        !self.steady
     }
 
     /// Whether frames may overtake each other.
@@ -70,7 +74,16 @@ impl<T> Propagation<T> {
     }
 
     /// Sends a frame on its way.
+    #[inline]
     pub(super) fn push(&mut self, now: Time, item: T) {
+        if !self.steady {
+            return self.push_varied(now, item);
+        }
+        self.latest = (now + self.delay).max(self.latest);
+        self.line.push(self.latest, item);
+    }
+
+    fn push_varied(&mut self, now: Time, item: T) {
         let delay = if self.skips() {
             Duration::ZERO
         } else {
@@ -133,6 +146,22 @@ impl<T> Propagation<T> {
 
     pub(super) fn len(&self) -> usize {
         self.line.len()
+    }
+
+    /// Shows those that arrive not after `now` to `visit`, in order, and takes them out as long as it returns `true`.
+    #[inline]
+    pub(super) fn arrive(&mut self, now: Time, visit: impl FnMut(Time, &T) -> bool) {
+        self.line.arrive(now, visit);
+    }
+
+    /// Takes back what was sent on its way last, as if that had not been done; [`Propagation::settle`] is to be called afterwards.
+    pub(super) fn take_back(&mut self) -> Option<T> {
+        self.line.line.pop_back().map(|due| due.item)
+    }
+
+    /// Nothing more is taken back.
+    pub(super) fn settle(&mut self) {
+        self.latest = self.line.latest().unwrap_or(Time::ZERO);
     }
 }
 
@@ -212,6 +241,7 @@ impl<T> Default for DelayLine<T> {
 }
 
 impl<T> DelayLine<T> {
+    #[inline]
     fn push(&mut self, at: Time, item: T) {
         let number = self.pushed;
         self.pushed += 1;
@@ -241,6 +271,24 @@ impl<T> DelayLine<T> {
         } else {
             self.line.front().map(|due| due.at)
         }
+    }
+
+    #[inline]
+    fn arrive(&mut self, now: Time, mut visit: impl FnMut(Time, &T) -> bool) {
+        // Those that overtake others come one by one.
+        while self.early.is_empty()
+            && let Some(first) = self.line.front()
+            && first.at <= now
+            && visit(first.at, &first.item)
+        {
+            self.line.pop_front();
+        }
+    }
+
+    /// When the last arrives.
+    fn latest(&self) -> Option<Time> {
+        let early = self.early.iter().map(|Reverse(due)| due.at);
+        early.chain(self.line.back().map(|due| due.at)).max()
     }
 
     fn pop(&mut self) -> Option<(Time, T)> {

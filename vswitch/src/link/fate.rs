@@ -29,6 +29,8 @@ pub(super) struct Fates {
     corrupt_random: Xoshiro256PlusPlus,
     /// Nothing can happen to a frame.
     harmless: bool,
+    /// Nothing but loss can.
+    only_loss: bool,
 }
 
 impl Fates {
@@ -53,6 +55,7 @@ impl Fates {
             duplicate_random: streams.duplicate.clone(),
             corrupt_random: streams.corrupt.clone(),
             harmless: true,
+            only_loss: true,
         };
         fates.change(attributes);
         fates
@@ -65,10 +68,9 @@ impl Fates {
         self.overhead = attributes.overhead;
         self.duplicate = Chance::new(attributes.duplicate);
         self.corrupt = Chance::new(attributes.corrupt);
-        self.harmless = attributes.loss == Loss::Random(0.0)
-            && attributes.ber == 0.0
-            && !self.duplicate.is_possible()
-            && !self.corrupt.is_possible();
+        self.only_loss =
+            attributes.ber == 0.0 && !self.duplicate.is_possible() && !self.corrupt.is_possible();
+        self.harmless = self.only_loss && attributes.loss == Loss::Random(0.0);
     }
 
     /// Whether nothing can happen to a frame.
@@ -88,6 +90,17 @@ impl Fates {
         if self.harmless {
             return Fate::default();
         }
+        if self.only_loss {
+            let lost = self.loss.draw().then_some(Reason::Loss);
+            return Fate {
+                lost,
+                ..Fate::default()
+            };
+        }
+        self.draw_all(len, is_duplicate)
+    }
+
+    fn draw_all(&mut self, len: u32, is_duplicate: bool) -> Fate {
         // Every draw is made, whatever the others say, so that none depends on another attribute.
         let wrong = self.ber.draw(len.saturating_add(self.overhead));
         let lost = self.loss.draw();

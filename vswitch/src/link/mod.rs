@@ -6,6 +6,7 @@
 
 mod delay;
 mod fate;
+mod foresight;
 mod queue;
 mod random;
 mod rate;

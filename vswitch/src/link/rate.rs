@@ -48,6 +48,24 @@ impl Rate {
         self.overhead = new.overhead;
     }
 
+    /// When it is next free.
+    #[inline]
+    pub fn free(&self) -> Time {
+        self.free
+    }
+
+    /// The part of a nanosecond that is carried over to the next frame of a busy period.
+    #[inline]
+    pub(super) fn remainder(&self) -> u64 {
+        self.remainder
+    }
+
+    /// Takes back the transmission that was to begin at `begin` with `remainder` carried over, and all after it.
+    pub(super) fn rewind(&mut self, begin: Time, remainder: u64) {
+        self.free = begin;
+        self.remainder = remainder;
+    }
+
     /// How long `bytes` take, overhead not counted.
     pub fn duration(&self, bytes: u32) -> Duration {
         let bits = u64::from(bytes.min(MAX_FRAME)) * 8;

@@ -1,30 +1,35 @@
 //! Ports: the vhost-user sockets machines plug into.
 //!
-//! Each has one control thread, which accepts a front-end, serves it until it is gone, and accepts the next. The packet
-//! path is not here: a ring that is ready is handed to the port's shard.
+//! Each has one control thread, which accepts a front-end, or connects to one, serves it until it is gone, and goes on with the next.
+//! The packet path is not here: a ring that is ready is handed to the port's shard.
 
 mod early;
 pub mod features;
 mod handler;
+mod role;
 mod status;
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
+pub use role::{Plug, Role};
 pub use status::{PortStatus, Status};
 
 use crate::config::PortPlan;
 use crate::ring::Violation;
 use crate::shard::{Handle, Stopped};
-use crate::socket::Socket;
 use early::Enable;
 use handler::Handler;
+
+/// How long after a front-end is gone, or could not be had, the next one is tried.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// How ports treat their front-ends.
 #[derive(Debug, Clone, Copy, Default)]
@@ -37,11 +42,13 @@ pub struct Policy {
 #[derive(Debug)]
 pub struct Port {
     plan: PortPlan,
-    socket: Socket,
+    role: Role,
     status: Status,
     connection: Mutex<Connection>,
     /// Offloads are offered to the next front-end.
     offloads: AtomicBool,
+    /// No more connections are wanted.
+    closed: Condvar,
 }
 
 /// The front-end's connection, for those who want to cut it.
@@ -54,15 +61,16 @@ enum Connection {
 }
 
 impl Port {
-    /// A port that listens on `socket`.
-    pub fn new(plan: PortPlan, socket: Socket) -> Self {
+    /// A port that meets its front-ends as `role` says.
+    pub fn new(plan: PortPlan, role: Role) -> Self {
         let status = Status::new(plan.name.clone());
         Self {
             offloads: AtomicBool::new(plan.offloads),
             plan,
-            socket,
+            role,
             status,
             connection: Mutex::new(Connection::None),
+            closed: Condvar::new(),
         }
     }
 
@@ -122,7 +130,18 @@ impl Port {
         if let Connection::Open(stream) = old {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
-        self.socket.close();
+        self.closed.notify_all();
+        self.role.close();
+    }
+
+    /// Waits a little; `false` if the port is closed.
+    fn pause(&self) -> bool {
+        let is_open = |connection: &mut Connection| !matches!(connection, Connection::Closed);
+        let waited = self
+            .closed
+            .wait_timeout_while(self.connection(), PAUSE, is_open)
+            .unwrap_or_else(PoisonError::into_inner);
+        waited.1.timed_out()
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -132,23 +151,32 @@ impl Port {
     }
 
     fn run(&self, shard: &Handle, policy: Policy) {
+        // What was told last, so that it is not told five times a second.
+        let mut told = None;
         loop {
-            let stream = match self.socket.listener().accept() {
-                Ok((stream, _)) => stream,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => {
-                    if matches!(*self.connection(), Connection::Closed) {
+            match self.role.meet() {
+                Ok(stream) => {
+                    told = None;
+                    if !self.serve(stream, shard, policy) {
                         return;
                     }
-                    // Out of descriptors or memory; both can pass.
-                    self.status
-                        .problem(&format!("cannot accept a connection: {e}"));
-                    std::thread::sleep(std::time::Duration::from_millis(100));
-                    continue;
+                    // A front-end that is refused would be asked again at once.
+                    if self.role.is_client() && !self.pause() {
+                        return;
+                    }
                 }
-            };
-            if !self.serve(stream, shard, policy) {
-                return;
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    // As a server, out of descriptors or memory; both can pass.
+                    let what = self.role.failed(&e);
+                    if !self.pause() {
+                        return;
+                    }
+                    if told.as_ref() != Some(&what) {
+                        self.status.problem(&what);
+                        told = Some(what);
+                    }
+                }
             }
         }
     }

@@ -5,17 +5,20 @@
 
 mod chain;
 mod checksum;
+mod descriptor;
 mod notify;
 mod rx;
 mod split;
 mod tx;
+mod violation;
 
 pub use chain::{Part, gather};
 pub use checksum::Sum;
 pub use notify::{Blocks, EventFd};
 pub use rx::{Content, NoBuffer, Reservation, RxRing};
-pub use split::{RingError, RingLayout, SplitRing, Violation};
+pub use split::{RingLayout, SplitRing};
 pub use tx::{BATCH, Taken, TxRing};
+pub use violation::{RingError, Violation};
 
 /// The most descriptors one chain may have; Linux needs no more than 19 for a frame, DPDK works with 256 as well.
 pub const MAX_CHAIN: usize = 256;

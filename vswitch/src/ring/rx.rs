@@ -6,8 +6,9 @@ use smallvec::SmallVec;
 
 use super::chain::{Chain, Part, advance, advance_or_same, gather};
 use super::checksum::Sum;
-use super::split::{Access, SplitRing, Violation};
+use super::split::{Access, SplitRing};
 use super::tx::{BATCH, Taken};
+use super::violation::Violation;
 use crate::memory::Segment;
 use crate::net_header::Layout;
 use crate::offload::{Checksum, Offload};
@@ -42,6 +43,20 @@ pub struct Reservation {
 }
 
 impl Reservation {
+    /// The buffer `head` alone.
+    pub fn of(head: u16) -> Self {
+        Self {
+            first: head,
+            count: 1,
+        }
+    }
+
+    /// The buffer, if it is only one.
+    #[inline]
+    pub fn single(self) -> Option<u16> {
+        (self.count == 1).then_some(self.first)
+    }
+
     /// How many buffers.
     pub fn count(self) -> u16 {
         self.count
@@ -176,14 +191,11 @@ impl RxRing {
         fitting
     }
 
-    /// [`RxRing::fill`] for a frame for which [`RxRing::reserve_batch`] has set the buffer `head` aside.
+    /// The longest frame for which the buffer `head`, which is all of a reservation, has room.
     #[inline]
-    pub fn fill_one(&mut self, head: u16, content: Content<'_>) {
-        let reservation = Reservation {
-            first: head,
-            count: 1,
-        };
-        self.fill(reservation, content);
+    pub fn room(&self, head: u16) -> u32 {
+        let bytes = self.ring.chains[usize::from(head)].bytes;
+        bytes.saturating_sub(self.header.bytes() as u32)
     }
 
     /// Returns buffers to the guest that [`RxRing::reserve_batch`] has set aside.

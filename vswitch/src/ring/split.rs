@@ -1,73 +1,25 @@
 //! The ring itself: positions, descriptors, used entries, notification suppression.
 
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
-
-use thiserror::Error;
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 use super::chain::{Chain, Owner, prefetch, prefetch_to_write};
+use super::descriptor::{
+    DESC_BYTES, DESC_FLAGS, DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Descriptor, read_descriptor,
+    read_own,
+};
 use super::notify::EventFd;
+use super::violation::{RingError, Violation};
 use super::{MAX_CHAIN, MAX_SIZE};
 use crate::memory::{Memory, Span};
 
-const DESC_NEXT: u16 = 1;
-const DESC_WRITE: u16 = 2;
-const DESC_INDIRECT: u16 = 4;
-const DESC_FLAGS: u16 = DESC_NEXT | DESC_WRITE | DESC_INDIRECT;
 const AVAIL_NO_INTERRUPT: u16 = 1;
 const USED_NO_NOTIFY: u16 = 1;
 
-const DESC_BYTES: u64 = 16;
 const USED_BYTES: usize = 8;
 /// Bytes of a cache line.
 const LINE: usize = 64;
-
-/// What a guest did that no driver may do. The ring it happened on stops; nothing else does.
-#[expect(missing_docs, reason = "the messages say it")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Violation {
-    #[error("the available index jumped by more than the ring's size")]
-    AvailableIndex,
-    #[error("a head index is not in the descriptor table")]
-    Head,
-    #[error("a head was made available again before it was returned")]
-    HeadTwice,
-    #[error("a chain points outside its descriptor table")]
-    Next,
-    #[error("a chain loops or has more than {MAX_CHAIN} descriptors")]
-    ChainTooLong,
-    #[error("the buffers of a chain add up to 4 GiB or more")]
-    ChainTooLarge,
-    #[error("a buffer lies outside the guest's memory")]
-    Address,
-    #[error("a buffer has the wrong direction for this ring")]
-    Direction,
-    #[error("an indirect descriptor was used although it was not agreed on")]
-    IndirectNotAgreed,
-    #[error("an indirect table inside an indirect table, or followed by more descriptors")]
-    IndirectNested,
-    #[error(
-        "an indirect table is empty, is not a multiple of 16 bytes long, or lies outside the guest's memory"
-    )]
-    IndirectTable,
-    #[error("a buffer is shorter than the virtio-net header")]
-    ShortHeader,
-    #[error("its call descriptor was made to block")]
-    CallBlocks,
-}
-
-/// Why a ring cannot be started.
-#[expect(missing_docs, reason = "the messages say it")]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum RingError {
-    #[error("its size {0} is not a power of two from 1 to {MAX_SIZE}")]
-    Size(u32),
-    #[error("its {0} is not aligned as virtio 1.2 §2.7 demands")]
-    Alignment(&'static str),
-    #[error("its {0} does not lie inside one region of the guest's memory")]
-    Address(&'static str),
-}
 
 /// Whether chains of a ring are to be read or to be written by the switch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,34 +49,13 @@ pub struct RingLayout {
     pub available: u64,
     /// Used ring.
     pub used: u64,
-    /// Position in the available ring to go on from.
+    /// Position in the available ring to go on from. From 0 on a ring that has been used goes on at its used index: DPDK's virtio-user
+    /// says 0 whenever it connects.
     pub base: u16,
     /// `VIRTIO_RING_F_EVENT_IDX` was agreed on.
     pub event_idx: bool,
     /// `VIRTIO_RING_F_INDIRECT_DESC` was agreed on.
     pub indirect: bool,
-}
-
-/// One descriptor, after it was read.
-struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
-}
-
-impl Descriptor {
-    /// From its two halves as they lie in memory.
-    #[inline]
-    fn new(address: u64, rest: u64) -> Self {
-        let rest = u64::from_le(rest);
-        Self {
-            address: u64::from_le(address),
-            len: rest as u32,
-            flags: (rest >> 32) as u16,
-            next: (rest >> 48) as u16,
-        }
-    }
 }
 
 /// A started split ring.
@@ -229,6 +160,12 @@ impl SplitRing {
         let used_index = ring.used_index().load(Ordering::Acquire);
         ring.next_used = used_index;
         ring.published = used_index;
+        if base == 0 {
+            // Chains are returned in the order in which they were taken, so both count the same.
+            ring.seen_avail = used_index;
+            ring.next_avail = used_index;
+            ring.oldest = used_index;
+        }
         Ok(ring)
     }
 
@@ -657,45 +594,4 @@ fn write_used(used: NonNull<u8>, slot: u16, head: u16, written: u32) {
     let [id, len] = unsafe { &*entry };
     id.store(u32::from(head).to_le(), Ordering::Relaxed);
     len.store(written.to_le(), Ordering::Relaxed);
-}
-
-/// Reads descriptor `index` of a table, each bit of it once, so that what is checked is what is used. The caller has checked
-/// that the table has so many.
-#[inline]
-fn read_descriptor(table: NonNull<u8>, index: usize) -> Descriptor {
-    // SAFETY: the caller found `index` in a table that lies inside one mapping.
-    let at = unsafe { table.add(index * DESC_BYTES as usize) };
-    if at.addr().get().is_multiple_of(align_of::<AtomicU64>()) {
-        read_aligned(at)
-    } else {
-        read_unaligned(at)
-    }
-}
-
-/// Reads descriptor `index` of the ring's own table, which is aligned. The caller has checked that it has so many.
-#[inline]
-fn read_own(table: NonNull<u8>, index: u16) -> Descriptor {
-    // SAFETY: as in `read_descriptor`.
-    read_aligned(unsafe { table.add(usize::from(index) * DESC_BYTES as usize) })
-}
-
-#[inline]
-fn read_aligned(at: NonNull<u8>) -> Descriptor {
-    let halves: *const [AtomicU64; 2] = at.as_ptr().cast();
-    // SAFETY: the callers have 16 bytes there in a live mapping, aligned to 8; the guest accesses them from other processes
-    // only, which atomics are made for.
-    let [address, rest] = unsafe { &*halves };
-    Descriptor::new(
-        address.load(Ordering::Relaxed),
-        rest.load(Ordering::Relaxed),
-    )
-}
-
-/// An indirect table may lie anywhere.
-#[cold]
-fn read_unaligned(at: NonNull<u8>) -> Descriptor {
-    // SAFETY: the caller has 16 bytes there in a live mapping; bytes need no alignment, and volatile makes it one read of each.
-    let raw: [[u8; 8]; 2] = unsafe { ptr::read_volatile(at.as_ptr().cast()) };
-    let [address, rest] = raw.map(u64::from_ne_bytes);
-    Descriptor::new(address, rest)
 }

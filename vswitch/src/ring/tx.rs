@@ -1,7 +1,8 @@
 //! The ring on which a guest sends.
 
 use super::chain::gather;
-use super::split::{Access, SplitRing, Violation};
+use super::split::{Access, SplitRing};
+use super::violation::Violation;
 use crate::memory::Segment;
 use crate::net_header::{self, Layout};
 use crate::offload::{MAX_HEADERS, Malformed, Offload};

@@ -13,6 +13,13 @@ impl Engine {
     /// Sets new attributes of a link, all from `now` on.
     pub fn change(&mut self, change: &LinkChange, now: Time) {
         self.now = now;
+        // What was due before it follows the old ones.
+        self.run_events(now);
+        self.change_link(change, now);
+    }
+
+    /// As [`Engine::change`], when nothing is due before it.
+    pub(super) fn change_link(&mut self, change: &LinkChange, now: Time) {
         for (lane, patch) in change.lanes.into_iter().zip(&change.set) {
             self.change_lane(lane, patch, now);
         }

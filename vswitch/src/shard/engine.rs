@@ -451,7 +451,7 @@ impl Engine {
             } else if change.is_some()
                 && let Some((at, change)) = self.schedule.pop_front()
             {
-                self.change(&change, at);
+                self.change_link(&change, at);
                 left -= 1;
             } else {
                 break;
@@ -465,6 +465,10 @@ impl Engine {
         let mut freed = false;
         let mut done = 0;
         while done < most {
+            done += self.land(lane, until, most - done);
+            if done == most {
+                break;
+            }
             done += 1;
             let Some((at, step)) = self.lanes[lane].shaper.step(until) else {
                 break;
@@ -483,9 +487,9 @@ impl Engine {
             }
         }
         self.agenda.schedule(lane, self.lanes[lane].shaper.next());
+        self.note_queue(lane);
         if freed {
             self.release_dropped(lane);
-            self.note_queue(lane);
             self.unblock(lane, now);
         }
         done
@@ -534,10 +538,7 @@ impl Engine {
                     && let Some(side) = &mut self.tx[port]
                 {
                     side.ring.complete(head);
-                    if !side.dirty {
-                        side.dirty = true;
-                        self.dirty_tx.push(port);
-                    }
+                    side.mark_dirty(port, &mut self.dirty_tx);
                 }
             }
             Place::Pool(slot) => self.pool.release(slot),
@@ -585,7 +586,7 @@ impl Engine {
     fn note_lateness(&mut self) {
         let shown = self.clock.map_or(self.now, |clock| clock());
         for (lane, ideal) in self.arrivals.drain(..) {
-            let late = shown.since(ideal).as_nanos() as u64;
+            let late = shown.as_nanos().saturating_sub(ideal.as_nanos());
             self.lanes[lane].counters.lateness.record(late);
         }
     }

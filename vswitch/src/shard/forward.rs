@@ -138,7 +138,7 @@ impl Engine {
 
     /// Notes what is to be done to a frame on delivery.
     #[inline]
-    fn touch(&self, lane: usize, info: &mut Info, marked: bool, flipped: Option<u32>) {
+    pub(super) fn touch(&self, lane: usize, info: &mut Info, marked: bool, flipped: Option<u32>) {
         let counters = &self.lanes[lane].counters;
         if marked {
             counters.marked.add(1);
@@ -284,10 +284,15 @@ impl Engine {
                 // Room is made before the frame that has come needs it.
                 self.release_dropped(lane);
                 let marked = admitted?;
-                let fate = self.lanes[lane].shaper.foretell(info.len);
-                let frame = match fate {
+                let mut fate = self.lanes[lane].shaper.foretell(info.len);
+                let frame = match &mut fate {
                     Some(Fate { lost: Some(_), .. }) => self.hold_doomed(lane, info, place),
-                    _ => self.hold(lane, info, place)?,
+                    Some(Fate { flipped, .. }) => {
+                        let mut frame = self.hold(lane, info, place)?;
+                        self.touch(lane, &mut frame.info, false, flipped.take());
+                        frame
+                    }
+                    None => self.hold(lane, info, place)?,
                 };
                 self.enqueue(lane, frame, marked, fate, now);
                 Ok(None)
@@ -545,10 +550,7 @@ impl Engine {
             );
         }
         side.ring.deliver(reservation);
-        if !side.dirty {
-            side.dirty = true;
-            self.dirty_rx.push(port);
-        }
+        side.mark_dirty(port, &mut self.dirty_rx);
         Ok(())
     }
 

@@ -107,7 +107,7 @@ impl Engine {
             self.bridges[*slot].rewire(bridge);
         }
         for change in &rewire.set {
-            self.change(change, now);
+            self.change_link(change, now);
         }
         self.classifies = self.lanes.iter().any(|l| l.shaper.looks_at_headers());
         self.publish();

@@ -1,7 +1,7 @@
 //! Frames out of the guests' rings, into the lanes they lead to.
 
 use super::Patience;
-use super::engine::{Engine, Polling, Queue, Stopped};
+use super::engine::{Engine, Polling, Queue, RxSide, Stopped, TxSide};
 use crate::capture::Point;
 use crate::classify::{self, Class, classify};
 use crate::clock::Time;
@@ -13,6 +13,39 @@ use crate::ring::Taken;
 
 /// Frames sent from one ring before others get their turn; a superframe counts as its segments.
 const TURN: usize = 64;
+
+impl TxSide {
+    /// What disciplines may know of the frame at `head`, if there are any that ask.
+    #[inline]
+    pub(super) fn class(&self, head: u16, asked: bool) -> Class {
+        if !asked {
+            return Class::default();
+        }
+        let mut headers = [0; classify::HEADER_BYTES];
+        let len = self.ring.peek(head, &mut headers);
+        classify(&headers[..len])
+    }
+
+    /// Remembers that the guest is to be shown what is completed.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self, port: usize, dirty: &mut Vec<usize>) {
+        if !self.dirty {
+            self.dirty = true;
+            dirty.push(port);
+        }
+    }
+}
+
+impl RxSide {
+    /// Remembers that the guest is to be shown what has arrived.
+    #[inline]
+    pub(super) fn mark_dirty(&mut self, port: usize, dirty: &mut Vec<usize>) {
+        if !self.dirty {
+            self.dirty = true;
+            dirty.push(port);
+        }
+    }
+}
 
 impl Engine {
     pub(super) fn poll_rings(&mut self, now: Time) -> bool {
@@ -69,7 +102,7 @@ impl Engine {
         };
         let violation = side.ring.take_batch(batch);
         let egress = self.ports[port].egress;
-        let passed = egress.map_or(0, |lane| self.pass(port, lane, batch));
+        let passed = egress.map_or(0, |lane| self.pass(port, lane, batch, now));
         let mut sent = passed;
         for (n, taken) in batch.iter().enumerate().skip(passed) {
             let is_blocked = egress.is_some_and(|lane| self.is_blocked(lane));
@@ -132,19 +165,13 @@ impl Engine {
                 Head::read(&start[..len])
             }),
         };
-        let class = match self.tx[port].as_ref() {
-            Some(side) if self.classifies => {
-                let mut headers = [0; classify::HEADER_BYTES];
-                let len = side.ring.peek(head, &mut headers);
-                classify(&headers[..len])
-            }
-            _ => Class::default(),
-        };
+        let side = self.tx[port].as_ref();
+        let class = side.map(|side| side.class(head, self.classifies));
         let info = Info {
             len,
             offload,
             segment: None,
-            class,
+            class: class.unwrap_or_default(),
             marked: false,
             flipped: None,
             head: start,

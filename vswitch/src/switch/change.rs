@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use thiserror::Error;
 use topology::model::Topology;
 
-use super::{Sockets, StartError, View, connect, listen, open};
+use super::{Sockets, StartError, View, connect, new_port, open};
 use crate::attributes::Attributes;
 use crate::clock::Time;
 use crate::inventory::{External, Inventory, Link, Node};
@@ -85,7 +85,7 @@ impl View {
                 new.ports.push(Arc::clone(port));
                 continue;
             }
-            let port = listen(plan, &changes.sockets)?;
+            let port = new_port(plan, &changes.sockets)?;
             let thread = self.spawn(&port, changes.policy);
             waiting.push(thread.map_err(StartError::from)?);
             new.ports.push(port);

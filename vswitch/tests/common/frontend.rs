@@ -22,12 +22,17 @@ impl Connection {
     /// Connects and negotiates; no memory and no rings yet.
     pub fn open(path: &Path, guest: &Guest) -> Self {
         let mut c = Self::bare(path);
+        c.agree(guest);
+        c
+    }
+
+    /// Negotiates what `guest` wants.
+    pub fn agree(&mut self, guest: &Guest) {
         let wanted = VERSION_1 | INDIRECT_DESC | PROTOCOL_FEATURES;
         let event = if guest.tx.event_idx { EVENT_IDX } else { 0 };
         let merge = if guest.mergeable { MRG_RXBUF } else { 0 };
-        c.negotiate(wanted | event | merge | guest.offloads)
+        self.negotiate(wanted | event | merge | guest.offloads)
             .unwrap();
-        c
     }
 
     /// Connects and does no more.

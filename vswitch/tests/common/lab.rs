@@ -56,6 +56,9 @@ impl Lab {
             frr: None,
             ready: None,
             on: EndPolicy::default(),
+            after: Vec::new(),
+            labels: std::collections::BTreeMap::new(),
+            save: Vec::new(),
         };
         self.node(name, NodeKind::Machine(Box::new(machine)))
     }
@@ -134,6 +137,7 @@ impl Lab {
             nodes: self.nodes,
             links: self.links,
             node_faults: Vec::new(),
+            checks: Vec::new(),
         }
     }
 

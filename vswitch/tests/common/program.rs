@@ -92,6 +92,13 @@ impl Program {
         answer
     }
 
+    /// Kills it; its folder is left as it is.
+    pub fn kill(&mut self) -> tempfile::TempDir {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap())
+    }
+
     pub fn end(&mut self, with: Signal) -> ExitStatus {
         signal(&self.child, with);
         self.child.wait().unwrap()

@@ -74,7 +74,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
             }
             2 => {
                 let forwarder = testpmd::wire(&bench.switch_cpu, [&wire[0], &wire[1]])
-                    .context("DPDK's testpmd, of package dpdk")?;
+                    .context("DPDK's testpmd, of package dpdk-dev")?;
                 (Forwarder::Wire(forwarder), wire.clone())
             }
             _ => {

@@ -19,7 +19,7 @@ pub fn queue_size(asked: u16) -> u16 {
     asked.clamp(QUEUE_MIN, QUEUE_MAX)
 }
 
-/// QEMU's arguments. The serial port goes to its standard output, the monitor protocol to `qmp_socket`.
+/// QEMU's arguments. The serial port is its standard input and output, the monitor protocol to `qmp_socket`.
 pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
     let mib = config.memory >> 20;
     let mut args = Args::default();
@@ -58,7 +58,7 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
         &format!("socket,id=qmp,path={},server=on,wait=off", path(qmp_socket)),
     );
     args.pair("-mon", "chardev=qmp,mode=control");
-    args.pair("-chardev", "file,id=serial,path=/dev/stdout");
+    args.pair("-chardev", "stdio,id=serial,signal=off");
     args.pair("-serial", "chardev:serial");
     args.pair(
         "-blockdev",

@@ -12,7 +12,7 @@ use std::time::Duration;
 use monitor::NodeConfig;
 use tokio::process::Command;
 
-use super::{Guest, SpawnError, start};
+use super::{Console, Guest, SpawnError, start};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
@@ -62,13 +62,17 @@ impl Qemu {
         let mut command = Command::new(&self.program);
         command
             .args(command_line::build(config, &qmp_socket))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let (mut child, pid) = start(command)?;
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            unreachable!("both were asked for");
+        let (Some(stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            unreachable!("all three were asked for");
         };
+        let (console, typed) = Console::new();
+        tokio::spawn(serial::type_in(stdin, typed));
         let last_words = LastWords::listen(stderr);
         let words = last_words.0.clone();
         let serial_log = config.serial_log.clone();
@@ -82,7 +86,7 @@ impl Qemu {
             abort.abort();
             tell(shutdown.ok()?.ok()?, panic, &words.text())
         });
-        Ok(Guest::attend(child, pid, story, last_words))
+        Ok(Guest::attend(child, pid, console, story, last_words))
     }
 }
 

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 
 use monitor::SerialLog;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
 
 use crate::sanitize;
 
@@ -12,6 +13,10 @@ use crate::sanitize;
 pub async fn record(mut port: impl AsyncRead + Unpin, log: &Path) -> Option<String> {
     // Without a log (the disk is full, say) the port still has to be emptied, or the guest would wait for it.
     let mut log = SerialLog::open(log).ok();
+    // What comes at once is a chunk here, so that lines need not be waited for.
+    if let Some(log) = &mut log {
+        log.write_at_once();
+    }
     let mut chunk = [0; 4096];
     while let Ok(length @ 1..) = port.read(&mut chunk).await {
         if let Some(log) = &mut log {
@@ -19,6 +24,15 @@ pub async fn record(mut port: impl AsyncRead + Unpin, log: &Path) -> Option<Stri
         }
     }
     log?.panic_message().map(|message| sanitize::text(&message))
+}
+
+/// Passes on what is typed, as fast as the guest takes it.
+pub async fn type_in(mut port: impl AsyncWrite + Unpin, mut typed: mpsc::Receiver<Vec<u8>>) {
+    while let Some(bytes) = typed.recv().await {
+        if port.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
 }
 
 #[cfg(test)]

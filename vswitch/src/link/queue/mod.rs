@@ -212,6 +212,25 @@ impl<T> Queue<T> {
         )
     }
 
+    /// Whether a frame's place in it depends only on those that came before it.
+    pub(super) fn is_plain(&self) -> bool {
+        use model::{Discipline as D, DropFrom};
+        matches!(self.attributes.discipline, D::Fifo(DropFrom::Tail))
+    }
+
+    /// Whether the limit allows a frame of `len` bytes when so many frames and bytes wait.
+    #[inline]
+    pub(super) fn allows(&self, (frames, bytes): (usize, u64), len: u32) -> bool {
+        !exceeds(self.attributes.limit, frames, bytes, len)
+    }
+
+    /// Takes out everything.
+    pub(super) fn drain(&mut self) -> Vec<Packet<T>> {
+        let mut waiting = Vec::with_capacity(self.len());
+        self.discipline.drain(&mut waiting);
+        waiting
+    }
+
     /// Whether frames of different flows, or with and without ECN, are treated differently.
     pub(super) fn looks_at_headers(&self) -> bool {
         use model::Discipline as D;
@@ -264,8 +283,7 @@ impl<T> Queue<T> {
         if self.discipline.change(attributes) {
             return;
         }
-        let mut waiting = Vec::with_capacity(self.len());
-        self.discipline.drain(&mut waiting);
+        let mut waiting = self.drain();
         waiting.sort_by_key(|packet| packet.since);
         self.discipline = Any::new(attributes, self.salt);
         for packet in waiting {

@@ -1,11 +1,17 @@
-//! Filter expressions, compiled by tcpdump.
+//! Filters of captures: expressions of pcap-filter(7), compiled by tcpdump to programs of classic BPF.
+//!
+//! Whoever asks for a capture compiles its filter; the switch checks the program and runs it.
+#![warn(missing_docs)]
 
 use std::io;
 use std::process::{Command, Stdio};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::bpf::{Instruction, Program, ProgramError};
+/// An instruction as `pcap_compile` and `tcpdump -ddd` give it: opcode, jump if true, jump if false, operand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instruction(pub u16, pub u8, pub u8, pub u32);
 
 /// Why there is no program for a filter expression.
 #[derive(Debug, Error)]
@@ -24,9 +30,6 @@ pub enum CompileError {
     /// It says something that is no program.
     #[error("tcpdump does not print a filter program for `{0}`")]
     NoProgram(String),
-    /// Its program cannot be used.
-    #[error(transparent)]
-    Program(#[from] ProgramError),
 }
 
 /// Compiles an expression of pcap-filter(7) for Ethernet frames.
@@ -49,9 +52,7 @@ pub fn compile(expression: &str) -> Result<Vec<Instruction>, CompileError> {
         return Err(CompileError::Refused(expression.to_owned(), reason));
     }
     let text = String::from_utf8_lossy(&output.stdout);
-    let code = parse(&text).ok_or_else(|| CompileError::NoProgram(expression.to_owned()))?;
-    Program::new(&code)?;
-    Ok(code)
+    parse(&text).ok_or_else(|| CompileError::NoProgram(expression.to_owned()))
 }
 
 /// The number of instructions, then one on each line.

@@ -1,0 +1,154 @@
+//! Serves the API on the lab's control socket: who may talk, and for how long.
+
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::process::{Uid, geteuid};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::types::{Phase, Problem};
+
+/// Bytes of the longest body of a request that is taken as a whole.
+pub const MAX_BODY: usize = 1 << 20;
+/// How long a client may take to send the head of a request.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a request may take, body included, whose answer is no stream.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// Bytes of the head of a request.
+const MAX_HEAD: usize = 64 << 10;
+/// How long to wait when this process has no descriptor left for a connection.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of an error text that axum writes.
+const MAX_TEXT: usize = 64 << 10;
+
+/// Serves `router` until the lab has ended, and what clients have asked for by then to its end.
+pub async fn serve(listener: UnixListener, router: Router, phases: watch::Receiver<Phase>) {
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(MAX_HEAD);
+    let mut lab_ended = pin!(ended(phases.clone()));
+    let mut open = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = &mut lab_ended => break,
+            Some(_) = open.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let router = match check_peer(&stream) {
+            Ok(()) => router.clone(),
+            Err(problem) => Router::new().fallback(async || problem),
+        };
+        let connection = server
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+            .with_upgrades();
+        let lab_ended = ended(phases.clone());
+        open.spawn(async move {
+            let mut connection = pin!(connection);
+            // That a client has gone concerns nobody but the client.
+            tokio::select! {
+                _ = &mut connection => return,
+                () = lab_ended => connection.as_mut().graceful_shutdown(),
+            }
+            let _ = connection.await;
+        });
+    }
+    drop(listener);
+    open.join_all().await;
+}
+
+async fn ended(mut phases: watch::Receiver<Phase>) {
+    let _ = phases.wait_for(|&phase| phase == Phase::Ended).await;
+}
+
+/// The socket is the user's alone, but whoever has it open already, or got it passed, is not kept out by that.
+fn check_peer(stream: &UnixStream) -> Result<(), Problem> {
+    let refused = |why| Problem::new(StatusCode::FORBIDDEN, why);
+    let peer = stream
+        .peer_cred()
+        .map_err(|error| refused(format!("cannot tell who asks: {error}")))?;
+    if may_talk(Uid::from_raw(peer.uid()), geteuid()) {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "this lab belongs to user {}, not to user {}",
+        geteuid().as_raw(),
+        peer.uid()
+    )))
+}
+
+fn may_talk(peer: Uid, own: Uid) -> bool {
+    peer == own || peer.is_root()
+}
+
+/// Bounds the time of a request whose answer is no stream.
+pub async fn in_time(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(PATIENCE, next.run(request)).await;
+    answer.unwrap_or_else(|_| {
+        let late = format!("not done within {} s", PATIENCE.as_secs());
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, late)
+            .with_help("it may still come to pass; look before you ask again")
+            .into_response()
+    })
+}
+
+/// Makes a problem document of every error that is none yet: bodies and parameters that do not parse, methods that are
+/// not there.
+pub async fn explain(request: Request, next: Next) -> Response {
+    let asked = format!("{} {}", request.method(), request.uri().path());
+    let response = next.run(request).await;
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if !(status.is_client_error() || status.is_server_error())
+        || kind.is_some_and(|kind| kind == Problem::MEDIA_TYPE)
+    {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, MAX_TEXT).await;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    let problem = match status {
+        StatusCode::METHOD_NOT_ALLOWED => Problem::new(status, format!("{asked} is not possible"))
+            .with_help("docs/api.md lists what is"),
+        _ if text.is_empty() => Problem::new(status, format!("{asked} was refused")),
+        _ => Problem::new(status, text),
+    };
+    let (told, body) = problem.into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(told.headers);
+    Response::from_parts(parts, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_owner_and_root_may_talk() {
+        let user = Uid::from_raw(1000);
+        assert!(may_talk(user, user));
+        assert!(may_talk(Uid::ROOT, user));
+        assert!(!may_talk(Uid::from_raw(1001), user));
+        assert!(!may_talk(user, Uid::ROOT));
+    }
+}

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use hyper::body::Bytes;
@@ -20,6 +21,8 @@ use crate::lab::EndSignals;
 
 /// Chunks that wait for whoever reads. What he does not take in time stays in the switch, and is then counted as missing.
 const WAITING: usize = 4;
+/// Signals that come so soon after one another are one wish: `timeout -s INT` sends one to the process and one to its group.
+const ONE_WISH: Duration = Duration::from_secs(1);
 
 /// Arguments of `vmm capture`.
 #[derive(Debug, Args)]
@@ -125,7 +128,7 @@ fn cannot_write(args: &CaptureArgs, error: &io::Error) -> Failure {
     )
 }
 
-/// Passes frames on to their end. A signal has the capture completed, a second one ends it as it is.
+/// Passes frames on to their end. A signal has the capture completed, a later one ends it as it is.
 async fn pass_on(
     client: &Client,
     place: &str,
@@ -136,7 +139,7 @@ async fn pass_on(
 ) -> Result<(), Failure> {
     let reader_gone = reader_gone(out.try_clone());
     let (queue, mut written) = write(out);
-    let mut ending = false;
+    let mut ending: Option<Instant> = None;
     let pass = async {
         while let Some(chunk) = frames.next().await? {
             if queue.send(chunk).await.is_err() {
@@ -159,11 +162,14 @@ async fn pass_on(
             },
             () = &mut reader_gone => return Ok(()),
             () = signals.come() => {
-                if ending {
+                if let Some(since) = ending {
+                    if since.elapsed() < ONE_WISH {
+                        continue;
+                    }
                     let cut = "the capture is not complete: its reader takes nothing";
                     return Err(Failure::new(Code::Interrupted, cut));
                 }
-                ending = true;
+                ending = Some(Instant::now());
                 let (client, place) = (client.clone(), place.to_owned());
                 // If it has ended meanwhile, that is what was wanted.
                 tokio::spawn(async move { client.end_capture(&place).await });

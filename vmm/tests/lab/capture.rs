@@ -91,6 +91,8 @@ fn frames_pass_through_and_an_interrupt_completes_them() {
     assert_eq!(seen, FRAMES);
     kill(child.id(), Signal::INT);
     ended(&switch);
+    // As `timeout -s INT` does: the process has its signal, then its group.
+    kill(child.id(), Signal::INT);
     switch.write_all(b"statistics").unwrap();
     drop(switch);
     let output = child.wait_with_output().unwrap();

@@ -4,6 +4,7 @@
 //! hardware virtualization or else the nested host of `tests/nested`.
 
 mod bad_input;
+mod change;
 mod copies;
 mod ends;
 mod faults;
@@ -53,6 +54,8 @@ const LABS: &[(&str, Run)] = &[
     ("copies::one_per_frame", copies::one_per_frame),
     ("operate::links_live", operate::links_live),
     ("operate::nodes_live", operate::nodes_live),
+    ("change::while_it_runs", change::while_it_runs),
+    ("change::a_partition_heals", change::a_partition_heals),
     ("operate::looked_at", operate::looked_at),
     ("offloads::on_and_off", offloads::on_and_off),
     ("nodes::in_and_out", nodes::in_and_out),

@@ -12,11 +12,13 @@ use crate::quantity::{Size, Time};
 
 mod check;
 mod external;
+mod fault;
 mod link;
 mod switch;
 
 pub use check::*;
 pub use external::*;
+pub use fault::*;
 pub use link::*;
 pub use switch::*;
 
@@ -44,6 +46,9 @@ pub struct Lab {
     /// What joins the nodes.
     #[serde(default)]
     pub links: Vec<Link>,
+    /// What goes wrong at which time.
+    #[serde(default)]
+    pub faults: Vec<Fault>,
     /// What should hold when the lab runs; `vmm verify` looks.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -236,6 +241,8 @@ pub struct On {
     pub panic: Option<Action>,
     /// A triple fault; default `end`.
     pub triple_fault: Option<Action>,
+    /// Its monitor ended without the guest's doing, or was killed; default `end`.
+    pub crash: Option<Action>,
 }
 
 /// What becomes of a node whose guest has ended.

@@ -6,7 +6,9 @@
 pub mod assignment;
 mod check;
 mod de;
+pub mod difference;
 mod document;
+pub mod edit;
 mod file;
 mod host;
 mod link;

@@ -393,6 +393,29 @@ impl Patch {
         }
     }
 
+    /// Sets what is different in `new` from what it is in `old`, and nothing else.
+    pub fn between(old: &Direction, new: &Direction) -> Self {
+        fn differs<T: PartialEq>(old: &T, new: T) -> Option<T> {
+            (*old != new).then_some(new)
+        }
+        let whole = Self::whole(new);
+        let speed = old.rate != new.rate || old.trace != new.trace;
+        Self {
+            rate: whole.rate.filter(|_| speed),
+            trace: whole.trace.filter(|_| speed),
+            overhead: differs(&old.overhead, new.overhead),
+            delay: differs(&old.delay, new.delay),
+            jitter: differs(&old.jitter, new.jitter.clone()),
+            reorder: differs(&old.reorder, new.reorder),
+            loss: differs(&old.loss, new.loss),
+            ber: differs(&old.ber, new.ber),
+            duplicate: differs(&old.duplicate, new.duplicate),
+            corrupt: differs(&old.corrupt, new.corrupt),
+            queue: differs(&old.queue, new.queue.clone()),
+            up: differs(&old.up, new.up),
+        }
+    }
+
     /// The same with what `nearer` sets in its place.
     #[must_use]
     pub fn and(mut self, nearer: Self) -> Self {

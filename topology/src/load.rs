@@ -18,6 +18,8 @@ const MAX_FILE: u64 = 64 << 20;
 /// A usable topology.
 #[derive(Debug, Clone)]
 pub struct Loaded {
+    /// What stands in the file.
+    pub text: String,
     /// The lab.
     pub topology: Topology,
     /// What hardly means what it says; often empty.
@@ -30,21 +32,29 @@ impl Topology {
     /// # Errors
     /// All that is wrong with the file, or why it could not be read.
     pub fn load(file: &Path) -> Result<Loaded, Report> {
+        Self::load_as(file, file)
+    }
+
+    /// Reads and checks `copy`, a copy of the topology file `file`, as if it were that.
+    ///
+    /// # Errors
+    /// As of [`Topology::load`].
+    pub fn load_as(copy: &Path, file: &Path) -> Result<Loaded, Report> {
         let unreadable = |error: &std::io::Error, help: &str| {
             let diagnostic = Diagnostic {
                 severity: Severity::Error,
                 span: None,
                 path: document::Path::default(),
-                message: format!("cannot read {}: {error}", file.display()),
+                message: format!("cannot read {}: {error}", copy.display()),
                 help: (!help.is_empty()).then(|| help.to_owned()),
             };
             Report::new(file, "", vec![diagnostic])
         };
-        let read = std::fs::metadata(file).and_then(|metadata| {
+        let read = std::fs::metadata(copy).and_then(|metadata| {
             if metadata.len() > MAX_FILE {
                 return Err(std::io::Error::other("it is larger than 64MiB"));
             }
-            std::fs::read(file)
+            std::fs::read(copy)
         });
         let bytes = match read {
             Ok(bytes) => bytes,
@@ -87,6 +97,7 @@ impl Topology {
             .any(|diagnostic| diagnostic.severity == Severity::Error);
         match topology {
             Some(topology) if !failed => Ok(Loaded {
+                text: text.to_owned(),
                 topology,
                 warnings: Report::new(file, text, diagnostics),
             }),

@@ -36,8 +36,36 @@ pub struct Topology {
     pub nodes: Vec<Node>,
     /// In the order of the file.
     pub links: Vec<Link>,
+    /// What happens to machines, in the order of time. What happens to links is in their schedules.
+    pub node_faults: Vec<NodeFault>,
     /// What should hold when the lab runs, in the order of the file.
     pub checks: Vec<Check>,
+}
+
+/// Something that happens to a machine at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeFault {
+    /// Since the start of the lab's switch.
+    pub at: Duration,
+    /// Index into [`Topology::nodes`].
+    pub node: usize,
+    /// What is done to it.
+    pub order: NodeOrder,
+}
+
+/// What can be done to a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeOrder {
+    /// It boots, if it is down.
+    Start,
+    /// It is taken down, as if its plug were pulled.
+    Stop,
+    /// Both.
+    Restart,
+    /// Its processors stand still.
+    Pause,
+    /// They go on.
+    Resume,
 }
 
 /// How the switch trades processor time for exact delivery times.
@@ -59,6 +87,16 @@ pub struct Node {
     pub name: String,
     /// What it is.
     pub kind: NodeKind,
+}
+
+impl Node {
+    /// What it is, if it is a machine.
+    pub fn machine(&self) -> Option<&Machine> {
+        match &self.kind {
+            NodeKind::Machine(machine) => Some(machine),
+            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
+        }
+    }
 }
 
 /// What a node is.
@@ -294,6 +332,8 @@ pub struct EndPolicy {
     pub panic: EndAction,
     /// The virtual processor shut down on a triple fault (default: end).
     pub triple_fault: EndAction,
+    /// Its monitor ended without the guest's doing, or was killed (default: end).
+    pub crash: EndAction,
 }
 
 impl Default for EndPolicy {
@@ -303,6 +343,7 @@ impl Default for EndPolicy {
             reboot: EndAction::Restart,
             panic: EndAction::End,
             triple_fault: EndAction::End,
+            crash: EndAction::End,
         }
     }
 }

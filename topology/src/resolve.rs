@@ -2,6 +2,7 @@
 
 pub mod attributes;
 mod external;
+mod fault;
 mod link;
 mod machine;
 mod startup;
@@ -133,6 +134,7 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
                 },
                 nodes: Vec::new(),
                 links: Vec::new(),
+                node_faults: Vec::new(),
                 checks: Vec::new(),
             },
             addresses: Vec::new(),
@@ -146,6 +148,7 @@ pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Re
     resolver.links();
     resolver.finish_switches();
     resolver.externals_apart();
+    resolver.faults();
     resolver.finish_machines();
     resolver.start_order();
     resolver.checks();

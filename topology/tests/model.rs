@@ -50,6 +50,7 @@ fn own_values_before_defaults() {
             reboot: EndAction::End,
             panic: EndAction::EndLab,
             triple_fault: EndAction::EndLab,
+            crash: EndAction::Restart,
         }
     );
     let ready = h1.ready.as_ref().unwrap();

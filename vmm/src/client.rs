@@ -17,7 +17,8 @@ use tokio_tungstenite::tungstenite;
 use topology::model::Check;
 
 use crate::api::types::{
-    CaptureRequest, Event, Keep, Lab, Link, Node, NodeOrder, Problem, Report, Usage,
+    CaptureRequest, ChangePlan, Event, Keep, Lab, Link, Node, NodeOrder, Problem, Report,
+    TopologyRequest, TopologyText, Usage,
 };
 use crate::failure::{Code, Failure, nearest};
 use crate::lab::run_folder::{LabPaths, RunRoot};
@@ -107,6 +108,21 @@ impl Client {
     pub async fn order(&self, node: &str, order: NodeOrder) -> Result<Node, Failure> {
         let path = format!("/v1/nodes/{}/order", segment(node));
         self.send(Method::POST, &path, &order).await
+    }
+
+    /// The topology of the lab.
+    pub async fn topology(&self) -> Result<TopologyText, Failure> {
+        self.json("/v1/topology").await
+    }
+
+    /// What it takes to make the lab another one.
+    pub async fn plan(&self, request: &TopologyRequest) -> Result<ChangePlan, Failure> {
+        self.send(Method::POST, "/v1/topology/plan", request).await
+    }
+
+    /// Makes the lab another one.
+    pub async fn apply(&self, request: &TopologyRequest) -> Result<ChangePlan, Failure> {
+        self.send(Method::PUT, "/v1/topology", request).await
     }
 
     /// What is worth keeping of a node.

@@ -52,6 +52,16 @@ impl Attributes {
         Ok(())
     }
 
+    /// Notes that the link is now as `link` has it: `set` has been set at `now`, and the rest of its schedule is to come.
+    pub fn renew(&self, link: &model::Link, set: &[Patch; 2], now: Time, origin: Time) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.advance(now);
+        inner.apply(set);
+        inner.at_start.clone_from(&link.directions);
+        let coming = link.schedule.iter().map(|c| (origin + c.at, c.set.clone()));
+        inner.coming = coming.filter(|(at, _)| *at > now).collect();
+    }
+
     /// What sets the attributes to what they were at the start.
     pub fn at_start(&self) -> [Patch; 2] {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -24,6 +24,10 @@ pub enum ConfigError {
     TwoLinks { link: String, end: String },
     #[error("node {node}: its port {port} has no link, although a later one has")]
     Gap { node: String, port: usize },
+    #[error(
+        "{} and {} would be connected, but different threads of the packet path serve them; run the switch with one thread (without --shards), or start it again", .ends[0], .ends[1]
+    )]
+    Apart { ends: [String; 2] },
 }
 
 /// A machine's interface: one vhost-user socket.
@@ -39,6 +43,13 @@ pub struct PortPlan {
     pub offloads: bool,
     /// What the shard counts.
     pub counters: Arc<PortCounters>,
+}
+
+impl PortPlan {
+    /// Whether `other` is the plan of the same interface, in the same place.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (self.shard, self.index) == (other.shard, other.index)
+    }
 }
 
 /// A port to the outside world.
@@ -212,6 +223,18 @@ enum Vertex {
 impl Plan {
     /// Plans `topology` for `shards` threads, of which there is at least one.
     pub fn new(topology: &Topology, shards: usize) -> Result<Self, ConfigError> {
+        let mut streams = Streams::new(topology.seed);
+        Self::lay_out(topology, shards, |_| None, |_| streams.next_direction())
+    }
+
+    /// The same, where the shard of an interface (`node.interface`) or node may be given; `streams` has those of each link's directions, which
+    /// it is asked for in order.
+    pub(crate) fn lay_out(
+        topology: &Topology,
+        shards: usize,
+        given: impl Fn(&str) -> Option<usize>,
+        mut streams: impl FnMut(usize) -> DirectionStreams,
+    ) -> Result<Self, ConfigError> {
         let vertices = vertices(topology);
         let index: HashMap<Vertex, usize> =
             vertices.iter().enumerate().map(|(i, v)| (*v, i)).collect();
@@ -232,7 +255,13 @@ impl Plan {
                 find(&link.name, link.ends[1])?,
             ]);
         }
-        let shard_of = assign(vertices.len(), &ends, shards.max(1));
+        let names = vertices.iter().map(|v| end_name(topology, *v));
+        let names: Vec<String> = names.collect();
+        let given: Vec<_> = names.iter().map(|name| given(name)).collect();
+        let apart = |ends: [usize; 2]| ConfigError::Apart {
+            ends: ends.map(|vertex| names[vertex].clone()),
+        };
+        let shard_of = assign(&given, &ends, shards.max(1)).map_err(apart)?;
 
         let mut plan = Self {
             name: topology.name.clone(),
@@ -249,10 +278,9 @@ impl Plan {
             .zip(&shard_of)
             .map(|(v, shard)| plan.add_vertex(topology, *v, *shard))
             .collect();
-        let mut streams = Streams::new(topology.seed);
         let mut bridge_ports: Vec<Vec<Option<usize>>> = vec![Vec::new(); vertices.len()];
         let mut bridge_names: HashMap<usize, Vec<String>> = HashMap::new();
-        for (link, ends) in topology.links.iter().zip(&ends) {
+        for (number, (link, ends)) in topology.links.iter().zip(&ends).enumerate() {
             let counters: [Arc<DirectionCounters>; 2] = Default::default();
             let mut lanes = [0; 2];
             for (way, counters) in counters.iter().enumerate() {
@@ -272,7 +300,7 @@ impl Plan {
                 let bridge = matches!(vertices[from], Vertex::Bridge(_));
                 let attributes = link.directions[way].clone();
                 shard.directions.push(DirectionPlan {
-                    streams: streams.next_direction(),
+                    streams: streams(number),
                     attributes,
                     sink,
                     held_port: (machine && link.completion == Completion::Nic)
@@ -455,9 +483,14 @@ fn root(parent: &mut [usize], mut v: usize) -> usize {
     v
 }
 
-/// The shard of each vertex: connected ones share one; the largest groups are placed first, each where the fewest
-/// vertices are.
-fn assign(vertices: usize, links: &[[usize; 2]], shards: usize) -> Vec<usize> {
+/// The shard of each vertex, which may be given: connected ones share one; the largest groups are placed first, each where the fewest
+/// vertices are. Fails with two that are connected and were given different ones.
+fn assign(
+    given: &[Option<usize>],
+    links: &[[usize; 2]],
+    shards: usize,
+) -> Result<Vec<usize>, [usize; 2]> {
+    let vertices = given.len();
     let mut parent: Vec<usize> = (0..vertices).collect();
     for [a, b] in links {
         let (a, b) = (root(&mut parent, *a), root(&mut parent, *b));
@@ -467,18 +500,33 @@ fn assign(vertices: usize, links: &[[usize; 2]], shards: usize) -> Vec<usize> {
     for v in 0..vertices {
         groups.entry(root(&mut parent, v)).or_default().push(v);
     }
-    let mut groups: Vec<_> = groups.into_values().collect();
-    groups.sort_by_key(|g| (std::cmp::Reverse(g.len()), g[0]));
     let mut load = vec![0; shards];
     let mut shard_of = vec![0; vertices];
-    for group in groups {
-        let shard = (0..shards).min_by_key(|s| load[*s]).unwrap_or(0);
+    let mut place = |group: &[usize], shard: Option<usize>| {
+        let least = (0..shards).min_by_key(|s| load[*s]);
+        let shard = shard.or(least).unwrap_or(0);
         load[shard] += group.len();
         for v in group {
-            shard_of[v] = shard;
+            shard_of[*v] = shard;
         }
+    };
+    let mut free = Vec::new();
+    for group in groups.into_values() {
+        let mut with = group.iter().filter_map(|v| Some((*v, given[*v]?)));
+        let Some((first, shard)) = with.next() else {
+            free.push(group);
+            continue;
+        };
+        if let Some((other, _)) = with.find(|(_, another)| *another != shard) {
+            return Err([first, other]);
+        }
+        place(&group, Some(shard));
     }
-    shard_of
+    free.sort_by_key(|g| (std::cmp::Reverse(g.len()), g[0]));
+    for group in free {
+        place(&group, None);
+    }
+    Ok(shard_of)
 }
 
 #[cfg(test)]
@@ -487,9 +535,16 @@ mod tests {
 
     #[test]
     fn groups_stay_together_and_spread_over_shards() {
+        let free = |n: usize| vec![None; n];
         // 0-1-2 and 3-4 and 5.
-        let shards = assign(6, &[[0, 1], [2, 1], [4, 3]], 2);
-        assert_eq!(shards, [0, 0, 0, 1, 1, 1]);
-        assert_eq!(assign(3, &[], 8), [0, 1, 2]);
+        let links = [[0, 1], [2, 1], [4, 3]];
+        let shards = assign(&free(6), &links, 2);
+        assert_eq!(shards, Ok(vec![0, 0, 0, 1, 1, 1]));
+        assert_eq!(assign(&free(3), &[], 8), Ok(vec![0, 1, 2]));
+        let mut given = free(6);
+        given[1] = Some(1);
+        assert_eq!(assign(&given, &links, 2), Ok(vec![1, 1, 1, 0, 0, 0]));
+        given[2] = Some(0);
+        assert_eq!(assign(&given, &links, 2), Err([1, 2]));
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! `{"op":"stats"}` is answered with `{"stats":{…}}`, and so is `{"op":"brief"}`, without lateness; `{"op":"set","link":"…","set":{…}}`, with attributes as in the `set` of a
 //! schedule, with `{"set":"done"}` as soon as they hold; `{"op":"reset","link":"…"}`, which makes a link what it was at the start, with
-//! `{"reset":"done"}`; `{"op":"capture",…}` with `{"capture":"started"}`, and then the connection
+//! `{"reset":"done"}`; `{"op":"apply","config":"PATH"}` with `{"apply":"done"}` as soon as the switch is what the topology in this file says
+//! (`"file"` names the file it was copied from, to which its relative paths are relative); `{"op":"capture",…}` with `{"capture":"started"}`, and then the connection
 //! carries pcapng, from the line feed on, until the client closes its writing half; everything else with `{"error":"…"}`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -18,7 +19,7 @@ use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
-use topology::model::Patch;
+use topology::model::{Patch, Topology};
 use tracing::warn;
 
 use crate::capture::{self, Next, Session};
@@ -45,6 +46,10 @@ struct Request {
     set: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     capture: Option<capture::Request>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +59,7 @@ enum Op {
     Brief,
     Set,
     Reset,
+    Apply,
     Capture,
 }
 
@@ -62,9 +68,11 @@ const STATS: Request = Request {
     link: None,
     set: None,
     capture: None,
+    config: None,
+    file: None,
 };
 /// What a request that is none is answered with.
-const REQUESTS: &str = r#"try {"op":"stats"}, {"op":"set","link":"a:eth0--b:eth0","set":{"rate":"10Mbit"}}, {"op":"reset","link":"a:eth0--b:eth0"} or {"op":"capture","capture":{"links":["a:eth0--b:eth0"]}}"#;
+const REQUESTS: &str = r#"try {"op":"stats"}, {"op":"set","link":"a:eth0--b:eth0","set":{"rate":"10Mbit"}}, {"op":"reset","link":"a:eth0--b:eth0"}, {"op":"apply","config":"/path/lab.json"} or {"op":"capture","capture":{"links":["a:eth0--b:eth0"]}}"#;
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -72,6 +80,7 @@ enum Answer {
     Stats(Stats),
     Set(Done),
     Reset(Done),
+    Apply(Done),
     Capture(Started),
     Error(String),
 }
@@ -174,6 +183,8 @@ fn serve(mut stream: UnixStream, view: &Arc<View>) -> io::Result<()> {
                 link: None,
                 set: None,
                 capture: Some(request),
+                config: None,
+                file: None,
             }) => match Session::start(view, &request) {
                 Ok(session) => return stream_capture(stream, session),
                 Err(e) => Answer::Error(e.to_string()),
@@ -222,39 +233,39 @@ fn send(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
 }
 
 fn answer(view: &View, request: Request) -> Answer {
-    match request {
-        Request {
-            op: Op::Stats,
-            link: None,
-            set: None,
-            capture: None,
-        } => Answer::Stats(view.stats()),
-        Request {
-            op: Op::Brief,
-            link: None,
-            set: None,
-            capture: None,
-        } => Answer::Stats(view.brief()),
-        Request {
-            op: Op::Set,
-            link: Some(link),
-            set: Some(set),
-            capture: None,
-        } => match change(view, &link, set.get()) {
-            Ok(()) => Answer::Set(Done::Done),
-            Err(e) => Answer::Error(e),
-        },
-        Request {
-            op: Op::Reset,
-            link: Some(link),
-            set: None,
-            capture: None,
-        } => match view.reset(&link) {
-            Ok(()) => Answer::Reset(Done::Done),
-            Err(e) => Answer::Error(e.to_string()),
-        },
+    let Request {
+        op,
+        link,
+        set,
+        capture,
+        config,
+        file,
+    } = request;
+    let done = |answer: fn(Done) -> Answer, result: Result<(), String>| match result {
+        Ok(()) => answer(Done::Done),
+        Err(e) => Answer::Error(e),
+    };
+    match (op, link, set, capture, config, file) {
+        (Op::Stats, None, None, None, None, None) => Answer::Stats(view.stats()),
+        (Op::Brief, None, None, None, None, None) => Answer::Stats(view.brief()),
+        (Op::Set, Some(link), Some(set), None, None, None) => {
+            done(Answer::Set, change(view, &link, set.get()))
+        }
+        (Op::Reset, Some(link), None, None, None, None) => {
+            let reset = view.reset(&link);
+            done(Answer::Reset, reset.map_err(|e| e.to_string()))
+        }
+        (Op::Apply, None, None, None, Some(config), file) => {
+            done(Answer::Apply, apply(view, &config, file.as_deref()))
+        }
         _ => Answer::Error(format!("not a request; {REQUESTS}")),
     }
+}
+
+fn apply(view: &View, config: &Path, file: Option<&Path>) -> Result<(), String> {
+    let loaded = Topology::load_as(config, file.unwrap_or(config));
+    let loaded = loaded.map_err(|report| report.to_string())?;
+    view.rewire(&loaded.topology).map_err(|e| e.to_string())
 }
 
 fn change(view: &View, link: &str, set: &str) -> Result<(), String> {

@@ -116,6 +116,9 @@ pub struct DirectionStats {
     pub lateness: Distribution,
 }
 
+/// How much of the counters of a direction is read: [`DirectionStats::read`] or [`DirectionStats::brief`].
+pub(crate) type ReadDirection = fn(&str, &str, &DirectionCounters) -> DirectionStats;
+
 impl DirectionStats {
     /// Reads the counters of a direction.
     pub fn read(from: &str, to: &str, c: &DirectionCounters) -> Self {

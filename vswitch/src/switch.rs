@@ -1,32 +1,39 @@
 //! The whole switch: sockets, control threads, shards.
 
+mod change;
+
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 use thiserror::Error;
-use topology::model::{Direction, Patch, Topology};
+use topology::model::{Patch, Topology};
 use tracing::warn;
 
 use crate::attributes::Attributes;
 use crate::capture::{FileRequest, Next, Registry, Session, SessionError};
 use crate::clock::Time;
-use crate::config::{ConfigError, ExternalPlan, LinkChange, LinkPlan, NodePlan, Plan};
-use crate::counters::{DirectionCounters, ShardCounters};
+use crate::config::{ConfigError, LinkChange, LinkPlan, NodePlan, Plan, PortPlan};
+use crate::counters::ShardCounters;
 use crate::event::{self, Event};
 use crate::external::{Device, OpenError};
+use crate::inventory::{External, Inventory, Link, Lost, Node};
 use crate::l2;
-use crate::port::{Plug, Policy, Port, Role, Status, features};
+use crate::link::Streams;
+use crate::port::{Plug, Policy, Port, PortStatus, Role};
+use crate::rewiring::Slots;
 use crate::shard::{self, Gone, Handle, Message, Notice, Report, Watch, Watchdog};
 use crate::socket::SocketError;
-use crate::stats::{
-    DirectionStats, ExternalStats, LinkStats, NodeStats, PortStats, ShardStats, Stats,
-};
+use crate::stats::{DirectionStats, ReadDirection, ShardStats, Stats};
+
+use change::Changes;
+pub use change::RewireError;
 
 /// How often a device that was lost is looked for.
 const RETRY: Duration = Duration::from_millis(500);
@@ -119,12 +126,9 @@ pub struct Switch {
 #[derive(Debug)]
 pub struct View {
     name: String,
-    ports: Vec<Arc<Port>>,
-    externals: Vec<(ExternalPlan, Status)>,
-    links: Vec<LinkPlan>,
-    /// Of each of them.
-    attributes: Vec<Attributes>,
-    nodes: Vec<(NodePlan, Status)>,
+    inventory: RwLock<Arc<Inventory>>,
+    /// Whoever changes anything, or has to find everything where it was, holds this meanwhile. Empty when the switch ends.
+    changes: Mutex<Option<Changes>>,
     shards: Vec<Arc<ShardCounters>>,
     handles: Vec<Handle>,
     captures: Registry,
@@ -152,37 +156,42 @@ impl Switch {
         }
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
-            let plug = options.sockets.plug(&port.name);
-            let plug = plug.ok_or_else(|| StartError::NoSocket(port.name.clone()))?;
-            let role = Role::new(&plug)?;
-            ports.push(Arc::new(Port::new(port, role)));
+            ports.push(new_port(port, &options.sockets)?);
         }
         let mut devices = Vec::with_capacity(plan.externals.len());
-        for e in &plan.externals {
-            devices.push(Device::open(&e.external).map_err(|error| {
-                let node = e.name.clone();
-                StartError::External { node, error }
-            })?);
+        let externals = plan.externals.into_iter().map(External::new);
+        let externals: Vec<External> = externals.collect();
+        for external in &externals {
+            devices.push(open(external)?);
         }
-        let externals = plan.externals.into_iter().map(|e| {
-            let status = Status::new(e.name.clone());
-            (e, status)
-        });
-        let nodes = plan.nodes.into_iter().map(|n| {
-            let status = Status::new(n.name.clone());
-            (n, status)
-        });
         // Schedules and traces of all links begin in the same moment.
         let origin = Time::now();
-        let links = topology.links.iter();
+        let links = plan.links.into_iter().zip(&topology.links);
+        let links = links.map(|(plan, link)| Link {
+            plan,
+            attributes: Arc::new(Attributes::new(link, origin)),
+        });
+        let inventory = Inventory {
+            ports,
+            externals,
+            links: links.collect(),
+            nodes: plan.nodes.into_iter().map(Node::new).collect(),
+        };
+        let mut streams = Streams::new(topology.seed);
+        streams.skip(2 * topology.links.len());
         let counters = plan.shards.iter().map(|s| Arc::clone(&s.counters));
         let mut view = View {
             name: plan.name,
-            ports,
-            externals: externals.collect(),
-            links: plan.links,
-            attributes: links.map(|link| Attributes::new(link, origin)).collect(),
-            nodes: nodes.collect(),
+            inventory: RwLock::new(Arc::new(inventory)),
+            changes: Mutex::new(Some(Changes {
+                topology: topology.clone(),
+                streams,
+                slots: plan.shards.iter().map(Slots::from).collect(),
+                origin,
+                sockets: options.sockets.clone(),
+                policy: options.policy,
+                threads: HashMap::new(),
+            })),
             shards: counters.collect(),
             handles: Vec::new(),
             captures: Registry::default(),
@@ -199,8 +208,8 @@ impl Switch {
             view.handles.push(handle);
             threads.push(thread);
         }
-        for ((plan, status), device) in view.externals.iter().zip(devices) {
-            connect(plan, status, device, &view.handles[plan.shard]);
+        for (external, device) in view.inventory().externals.iter().zip(devices) {
+            connect(external, device, &view.handles[external.plan.shard]);
         }
         // The reports end with the shards, also if nothing comes of the rest.
         drop(reports);
@@ -217,9 +226,12 @@ impl Switch {
         for capture in &options.captures {
             switch.capture(capture)?;
         }
-        for port in &switch.view.ports {
-            let shard = switch.view.handles[port.plan().shard].clone();
-            switch.threads.push(port.spawn(shard, options.policy)?);
+        let inventory = switch.view.inventory();
+        if let Some(changes) = &mut *switch.view.changes() {
+            let spawn = |port: &Arc<Port>| switch.view.spawn(port, changes.policy);
+            let waiting = inventory.ports.iter().map(spawn);
+            let waiting = waiting.collect::<io::Result<Vec<_>>>()?;
+            changes.let_go(waiting);
         }
         Ok(switch)
     }
@@ -252,9 +264,13 @@ impl Switch {
 impl Drop for Switch {
     fn drop(&mut self) {
         self.view.captures.end();
-        for port in &self.view.ports {
+        // A change that is being made is made first, and none follows.
+        let changes = self.view.changes().take();
+        for port in &self.view.inventory().ports {
             port.close();
         }
+        let ports = changes.into_iter().flat_map(|changes| changes.threads);
+        self.threads.extend(ports.map(|(_, thread)| thread));
         for shard in &self.view.handles {
             // A shard that has ended needs no message.
             let _ = shard.send(Message::Stop);
@@ -279,23 +295,13 @@ impl View {
 
     fn read(&self, direction: ReadDirection) -> Stats {
         let now = Time::now();
-        let links = self.links.iter().zip(&self.attributes);
+        let inventory = self.inventory();
         Stats {
             name: self.name.clone(),
-            ports: self.ports.iter().map(|p| port_stats(p)).collect(),
-            externals: self
-                .externals
-                .iter()
-                .map(|(plan, status)| external_stats(plan, status))
-                .collect(),
-            links: links
-                .map(|(link, attributes)| link_stats(link, &attributes.at(now), direction))
-                .collect(),
-            nodes: self
-                .nodes
-                .iter()
-                .map(|(plan, status)| node_stats(plan, status))
-                .collect(),
+            ports: inventory.port_stats(),
+            externals: inventory.external_stats(),
+            links: inventory.link_stats(now, direction),
+            nodes: inventory.node_stats(),
             shards: self
                 .shards
                 .iter()
@@ -307,30 +313,51 @@ impl View {
 
     /// Changes attributes of a link, all in one moment: first those from its first end to its second. Returns when it is done.
     pub fn change(&self, link: &str, set: &[Patch; 2]) -> Result<(), ChangeError> {
-        let (link, attributes) = self.find(link)?;
-        let change = LinkChange {
-            lanes: link.lanes,
-            set: set.clone(),
-        };
-        attributes.set(set, Time::now(), || self.handles[link.shard].change(change))?;
-        Ok(())
+        let (_changes, link) = self.find(link)?;
+        self.set(&link, set)
     }
 
     /// Makes all attributes of a link what they were at the start. Its schedule goes on.
     pub fn reset(&self, link: &str) -> Result<(), ChangeError> {
-        let set = self.find(link)?.1.at_start();
-        self.change(link, &set)
+        let (_changes, link) = self.find(link)?;
+        let set = link.attributes.at_start();
+        self.set(&link, &set)
     }
 
-    fn find(&self, link: &str) -> Result<(&LinkPlan, &Attributes), ChangeError> {
-        let mut links = self.links.iter().zip(&self.attributes);
-        let found = links.find(|(plan, _)| plan.name == link);
-        found.ok_or_else(|| ChangeError::NoSuchLink(link.to_owned()))
+    fn set(&self, link: &Link, set: &[Patch; 2]) -> Result<(), ChangeError> {
+        let Link { plan, attributes } = link;
+        let change = LinkChange {
+            lanes: plan.lanes,
+            set: set.clone(),
+        };
+        attributes.set(set, Time::now(), || self.handles[plan.shard].change(change))?;
+        Ok(())
     }
 
-    /// Its links, in the order of the topology.
-    pub(crate) fn links(&self) -> &[LinkPlan] {
-        &self.links
+    /// A link, which stays what it is as long as the guard is held.
+    fn find(&self, name: &str) -> Result<(MutexGuard<'_, Option<Changes>>, Link), ChangeError> {
+        let changes = self.changes();
+        let found = self.inventory().link(name).cloned();
+        let link = found.ok_or_else(|| ChangeError::NoSuchLink(name.to_owned()))?;
+        Ok((changes, link))
+    }
+
+    /// What there is now.
+    fn inventory(&self) -> Arc<Inventory> {
+        let inventory = self.inventory.read();
+        Arc::clone(&inventory.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Option<Changes>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its links, in the order of the topology; they stay what they are while `work` is done.
+    pub(crate) fn with_links<T>(&self, work: impl FnOnce(&[LinkPlan]) -> T) -> T {
+        let _changes = self.changes();
+        let inventory = self.inventory();
+        let links: Vec<_> = inventory.links.iter().map(|l| l.plan.clone()).collect();
+        work(&links)
     }
 
     /// One of its shards.
@@ -345,7 +372,7 @@ impl View {
 
     /// Tells people of what happens and looks for lost devices until all shards have ended.
     fn report(&self, incoming: &Receiver<Report>) {
-        let mut lost: Vec<usize> = Vec::new();
+        let mut lost: Vec<Lost> = Vec::new();
         loop {
             let report = if lost.is_empty() {
                 incoming.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -354,46 +381,45 @@ impl View {
             };
             match report {
                 Ok((shard, notice)) => lost.extend(self.tell(shard, notice)),
-                Err(RecvTimeoutError::Timeout) => lost.retain(|index| !self.find_again(*index)),
+                Err(RecvTimeoutError::Timeout) => lost.retain(|node| !self.find_again(*node)),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
 
     /// Tells people of something; the external node that has lost its device.
-    fn tell(&self, shard: usize, notice: Notice) -> Option<usize> {
+    fn tell(&self, shard: usize, notice: Notice) -> Option<Lost> {
+        let inventory = self.inventory();
         match notice {
             Notice::Stopped(stopped) => {
                 let is_it =
                     |p: &&Arc<Port>| p.plan().shard == shard && p.plan().index == stopped.port;
-                if let Some(port) = self.ports.iter().find(is_it) {
+                if let Some(port) = inventory.ports.iter().find(is_it) {
                     port.ring_stopped(stopped);
                 }
                 None
             }
             Notice::Bridge { bridge, notice } => {
-                let is_it = |(n, _): &&(NodePlan, Status)| n.shard == shard && n.index == bridge;
-                if let Some((node, status)) = self.nodes.iter().find(is_it) {
-                    status.problem(&describe(node, notice));
+                let is_it = |n: &&Node| n.plan.shard == shard && n.plan.index == bridge;
+                if let Some(node) = inventory.nodes.iter().find(is_it) {
+                    node.status.problem(&describe(&node.plan, notice));
                 }
                 None
             }
             Notice::Carrier { lane, up } => {
-                let is_it = |l: &&LinkPlan| l.shard == shard && l.lanes.contains(&lane);
-                if let Some(link) = self.links.iter().find(is_it) {
+                let is_it = |l: &&Link| l.plan.shard == shard && l.plan.lanes.contains(&lane);
+                if let Some(Link { plan, .. }) = inventory.links.iter().find(is_it) {
                     event::tell(&Event::Carrier {
-                        link: &link.name,
-                        direction: usize::from(link.lanes[1] == lane),
+                        link: &plan.name,
+                        direction: usize::from(plan.lanes[1] == lane),
                         up,
                     });
                 }
                 None
             }
             Notice::Lost { external, error } => {
-                let is_it =
-                    |(e, _): &(ExternalPlan, Status)| e.shard == shard && e.index == external;
-                let index = self.externals.iter().position(is_it)?;
-                let (plan, status) = &self.externals[index];
+                let index = external;
+                let External { plan, status } = inventory.external(Lost { shard, index })?;
                 status.update(|status| {
                     status.connected = false;
                     (status.sending, status.receiving) = (false, false);
@@ -402,32 +428,59 @@ impl View {
                     "{} is down or gone ({error}); it is taken again when it is back",
                     plan.external
                 ));
-                Some(index)
+                Some(Lost { shard, index })
             }
         }
     }
 
-    /// Whether a device that was lost is there again and in use.
-    fn find_again(&self, index: usize) -> bool {
-        let (plan, status) = &self.externals[index];
-        if !Device::is_back(&plan.external) {
+    /// Whether a device that was lost is there again and in use, or not needed any more.
+    fn find_again(&self, lost: Lost) -> bool {
+        // A change may give the node another device. It is not waited for: a shard it waits for may wait for this thread.
+        let Ok(_changes) = self.changes.try_lock() else {
+            return false;
+        };
+        let inventory = self.inventory();
+        let Some(external) = inventory.external(lost) else {
+            return true;
+        };
+        if external.status.read().connected {
+            return true;
+        }
+        if !Device::is_back(&external.plan.external) {
             return false;
         }
-        match Device::open(&plan.external) {
+        match Device::open(&external.plan.external) {
             Ok(device) => {
-                connect(plan, status, device, &self.handles[plan.shard]);
+                connect(external, device, &self.handles[external.plan.shard]);
                 true
             }
             Err(error) => {
-                status.update(|status| status.last_error = Some(error.to_string()));
+                let note = |status: &mut PortStatus| status.last_error = Some(error.to_string());
+                external.status.update(note);
                 false
             }
         }
     }
 }
 
+/// A port that meets its front-ends where `sockets` says; listens at once, if it is the one that does.
+fn new_port(plan: PortPlan, sockets: &Sockets) -> Result<Arc<Port>, StartError> {
+    let plug = sockets.plug(&plan.name);
+    let plug = plug.ok_or_else(|| StartError::NoSocket(plan.name.clone()))?;
+    let role = Role::new(&plug)?;
+    Ok(Arc::new(Port::new(plan, role)))
+}
+
+/// Opens the device of an external node.
+fn open(External { plan, .. }: &External) -> Result<Device, StartError> {
+    Device::open(&plan.external).map_err(|error| {
+        let node = plan.name.clone();
+        StartError::External { node, error }
+    })
+}
+
 /// Hands the device of an external node to its shard.
-fn connect(plan: &ExternalPlan, status: &Status, device: Device, shard: &Handle) {
+fn connect(External { plan, status }: &External, device: Device, shard: &Handle) {
     status.update(|status| {
         status.connected = true;
         status.connections += 1;
@@ -467,66 +520,4 @@ fn describe(node: &NodePlan, notice: l2::Notice) -> String {
 /// Where the front-end of the interface `name` (`node.interface`) connects.
 pub fn socket_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.sock"))
-}
-
-fn port_stats(port: &Port) -> PortStats {
-    let status = port.status();
-    let counters = &port.plan().counters;
-    PortStats {
-        name: port.plan().name.clone(),
-        connected: status.connected,
-        connections: status.connections,
-        features: features::names(status.features.unwrap_or(0))
-            .into_iter()
-            .map(str::to_owned)
-            .collect(),
-        receiving: status.receiving,
-        sending: status.sending,
-        malformed: counters.malformed.get(),
-        unlinked: counters.unlinked.get(),
-        violations: counters.violations.get(),
-        last_error: status.last_error,
-    }
-}
-
-fn external_stats(plan: &ExternalPlan, status: &Status) -> ExternalStats {
-    let status = status.read();
-    ExternalStats {
-        name: plan.name.clone(),
-        leads_to: plan.external.to_string(),
-        connected: status.connected,
-        malformed: plan.counters.malformed.get(),
-        unlinked: plan.counters.unlinked.get(),
-        last_error: status.last_error,
-    }
-}
-
-/// How much of the counters of a direction is read.
-type ReadDirection = fn(&str, &str, &DirectionCounters) -> DirectionStats;
-
-fn link_stats(link: &LinkPlan, attributes: &[Direction; 2], direction: ReadDirection) -> LinkStats {
-    let [a, b] = &link.ends;
-    let [there, back] = &link.directions;
-    LinkStats {
-        name: link.name.clone(),
-        attributes: attributes.each_ref().map(Direction::written),
-        directions: [direction(a, b, there), direction(b, a, back)],
-    }
-}
-
-fn node_stats(node: &NodePlan, status: &Status) -> NodeStats {
-    let c = &node.counters;
-    NodeStats {
-        name: node.name.clone(),
-        kind: node.kind.to_owned(),
-        frames: c.frames.get(),
-        flooded: c.flooded.get(),
-        filtered: c.filtered.get(),
-        wrong_vlan: c.wrong_vlan.get(),
-        storm: c.storm.get(),
-        moved: c.moved.get(),
-        looped: c.looped.get(),
-        learnt: c.learnt.get(),
-        last_error: status.read().last_error,
-    }
 }

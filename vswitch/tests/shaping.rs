@@ -651,6 +651,29 @@ proptest! {
     }
 }
 
+/// A fault script is exact to the nanosecond: frames pass until the moment a link goes down, and from the moment it is up again.
+#[test]
+fn faults_happen_on_time() {
+    let text = r#"{"nodes": {"a": {"kind": "host"}, "b": {"kind": "host"}}, "links": [{"endpoints": ["a:eth0", "b:eth0"]}],
+        "faults": [{"at": "10ms", "flap": {"links": ["a:eth0"], "down": "2ms", "up": "3ms", "count": 2}},
+            {"at": "16ms", "partition": {"nodes": ["b"], "for": "5ms"}}]}"#;
+    let loaded = Topology::parse(text, std::path::Path::new("lab.json"));
+    let mut lab = VirtualLab::new(&loaded.unwrap().topology, Shape::default());
+    let mut passed = Vec::new();
+    let moments = [10, 12, 15, 16, 17, 21].map(|ms| ms * MS);
+    for (n, at) in moments.into_iter().enumerate() {
+        // A nanosecond before the moment, and in it.
+        for (number, at) in [(2 * n as u32, at - 1), (2 * n as u32 + 1, at)] {
+            let since = lab.now.as_nanos() - 1_000_000_000;
+            lab.pass(at - since);
+            lab.send("a.eth0", &data(60, number));
+            passed.extend(lab.guest("b.eth0").receive_all().iter().map(|f| tag(f)));
+        }
+    }
+    // Down from 10 to 12 and from 15 to 21 ms.
+    assert_eq!(passed, [0, 3, 4, 11]);
+}
+
 /// What a link that lets frames wait in their receiver's buffers may have.
 fn predictable() -> impl Strategy<Value = Direction> {
     let limit = prop_oneof![

@@ -130,6 +130,10 @@ with_attributes! {
 pub struct Change {
     /// Since the start of the lab.
     pub at: Time,
+    /// It happens again after so long, with `count`.
+    pub every: Option<Time>,
+    /// How often it happens, 2 to 10000, with `every`.
+    pub count: Option<u64>,
     /// What changes.
     pub set: Set,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Findings;
+use super::fault::times;
 use crate::document::Path;
 use crate::file::{self, AttributesRef, RateOrUnlimited, Toggle};
 use crate::host::Folder;
@@ -30,6 +31,9 @@ pub fn patch(
     Reader { folder, findings }.patch(written, path)
 }
 
+/// Changes of a link; a mistake in a file shall not take all memory.
+const MAX_CHANGES: usize = 100_000;
+
 /// Timed changes, in the order of time.
 pub fn schedule(
     written: &[file::Change],
@@ -50,11 +54,22 @@ pub fn schedule(
         }
         latest = latest.max(change.at.0);
         let set = set(&change.set, &path.at("set"), folder, findings);
-        changes.push(Change {
-            at: change.at.0,
-            set,
-        });
+        let times = times(change.at, change.every, change.count, &path, findings);
+        changes.extend(times.into_iter().map(|at| Change {
+            at,
+            set: set.clone(),
+        }));
+        if changes.len() > MAX_CHANGES {
+            findings.error(
+                &path,
+                format!("the link changes more than {MAX_CHANGES} times"),
+                "a smaller `count`",
+            );
+            break;
+        }
     }
+    // Of those at the same time, in the order of the file.
+    changes.sort_by_key(|change| change.at);
     changes
 }
 

@@ -92,7 +92,7 @@ impl Resolver<'_> {
         self.interfaces_without_link(&linked);
     }
 
-    fn is_bridge(&self, node: usize) -> bool {
+    pub(super) fn is_bridge(&self, node: usize) -> bool {
         let kind = &self.out.topology.nodes[node].kind;
         matches!(kind, NodeKind::Switch(_) | NodeKind::Hub)
     }
@@ -113,7 +113,7 @@ impl Resolver<'_> {
         name.clone()
     }
 
-    fn end_name(&self, end: Endpoint) -> String {
+    pub(super) fn end_name(&self, end: Endpoint) -> String {
         let node = &self.out.topology.nodes[end.node];
         match &node.kind {
             NodeKind::Machine(machine) => {

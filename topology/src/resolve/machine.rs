@@ -597,5 +597,6 @@ fn end_policy(written: &file::On) -> EndPolicy {
         reboot: action(written.reboot, default.reboot),
         panic: action(written.panic, default.panic),
         triple_fault: action(written.triple_fault, default.triple_fault),
+        crash: action(written.crash, default.crash),
     }
 }

@@ -37,8 +37,8 @@ pub async fn console(
     Path(name): Path<String>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
-    let (index, node) = api.find_machine(&name)?;
-    if api.state.console(index).is_none() {
+    let node = api.find_machine(&name)?;
+    if api.state.console(&name).is_none() {
         let why = match node.state {
             NodeState::Waiting => "is still starting",
             NodeState::Stopped => "is stopped",
@@ -53,18 +53,18 @@ pub async fn console(
     let upgrade = upgrade.max_message_size(TYPED);
     Ok(upgrade.on_upgrade(async move |socket| {
         // What was begun before somebody looked is written out first.
-        look(&api.state, index).await;
+        look(&api.state, &name).await;
         let log = LogReader::from_now(path, api.state.clone(), LOOK).await;
         let (sink, typed) = socket.split();
         tokio::select! {
             () = show(log, sink) => {}
-            () = take(typed, &api.state, index) => {}
+            () = take(typed, &api.state, &name) => {}
         }
     }))
 }
 
-async fn look(state: &State, index: usize) {
-    if let Some(console) = state.console(index) {
+async fn look(state: &State, name: &str) {
+    if let Some(console) = state.console(name) {
         console.type_in(Vec::new()).await;
     }
 }
@@ -79,11 +79,11 @@ async fn show(mut log: LogReader, mut sink: SplitSink<WebSocket, Message>) {
 }
 
 /// Types until the person is gone. What is typed while the node is down goes nowhere.
-async fn take(mut typed: SplitStream<WebSocket>, state: &State, index: usize) {
+async fn take(mut typed: SplitStream<WebSocket>, state: &State, name: &str) {
     while let Some(Ok(message)) = typed.next().await {
         match message {
             Message::Binary(bytes) if !bytes.is_empty() => {
-                if let Some(console) = state.console(index) {
+                if let Some(console) = state.console(name) {
                     console.type_in(bytes.to_vec()).await;
                 }
             }

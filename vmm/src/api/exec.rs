@@ -43,12 +43,12 @@ pub async fn exec(
     Path(name): Path<String>,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
-    let (index, node) = api.find_machine(&name)?;
+    let node = api.find_machine(&name)?;
     if node.state == NodeState::Paused {
         let problem = Problem::new(StatusCode::CONFLICT, format!("node {name} is paused"));
         return Err(problem.with_help(format!("`vmm node resume {name}` has it go on")));
     }
-    let agent = api.state.agent(index).ok_or_else(|| {
+    let agent = api.state.agent(&name).ok_or_else(|| {
         let why = match node.state {
             NodeState::Waiting | NodeState::Booting | NodeState::Configuring => "is still starting",
             NodeState::Stopped => "is stopped",

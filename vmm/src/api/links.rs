@@ -96,7 +96,10 @@ impl Api {
     /// How an error of the switch is answered.
     pub(super) fn problem(&self, error: LinkError) -> Problem {
         match error {
-            LinkError::Unknown(name) => Problem::no_such_link(&name, self.links.names()),
+            LinkError::Unknown(name) => {
+                let names = self.links.names();
+                Problem::no_such_link(&name, names.iter().map(String::as_str))
+            }
             LinkError::Refused(message) => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, message),
             LinkError::Silent(_) => Problem::new(StatusCode::BAD_GATEWAY, error.to_string()),
         }

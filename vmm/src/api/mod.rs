@@ -12,23 +12,25 @@ mod problem;
 #[cfg(test)]
 mod reference;
 mod server;
+mod topology;
 pub mod types;
 
 use std::sync::Arc;
 
+use ::topology::model::Check;
 use axum::extract::{DefaultBodyLimit, Path, State as Shared};
 use axum::http::{StatusCode, Uri};
 use axum::middleware::from_fn;
 use axum::routing::get;
 use axum::{Json, Router};
 use tokio::net::UnixListener;
-use topology::model::Check;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::lab::change::Changes;
 use crate::lab::links::Links;
-use crate::lab::orders::{Orders, Refusal};
+use crate::lab::orders::{Refusal, Roster};
 use crate::lab::record::Record;
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
@@ -46,12 +48,10 @@ pub struct Api {
     pub links: Arc<Links>,
     /// The captures that run.
     pub captures: Captures,
-    /// What should hold while it runs.
-    pub checks: Arc<[Check]>,
-    /// By node: what is worth keeping of it.
-    pub keep: Arc<[Keep]>,
-    /// Who gives orders to each node; nobody to what lives in the switch.
-    pub orders: Arc<[Option<Orders>]>,
+    /// Who gives orders to which machine.
+    pub roster: Roster,
+    /// Who makes it another lab.
+    pub changes: Arc<Changes>,
     /// What its links have carried.
     pub record: Arc<Record>,
 }
@@ -93,7 +93,13 @@ fn routes() -> (Router<Api>, OpenApi) {
         .routes(routes!(look::report))
         .routes(routes!(look::metrics))
         .route_layer(from_fn(server::in_time));
+    let topologies = OpenApiRouter::new()
+        .routes(routes!(topology::topology, topology::apply))
+        .routes(routes!(topology::plan))
+        .route_layer(topology::limit());
+    // These take as long as they take.
     let streams = OpenApiRouter::new()
+        .merge(topologies)
         .routes(routes!(logs::log))
         .routes(routes!(exec::exec))
         .routes(routes!(console::console))
@@ -130,7 +136,7 @@ async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
     responses((status = 200, description = "The node", body = Node), (status = 404, description = "There is no such node")),
 )]
 async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Node>, Problem> {
-    Ok(Json(api.find(&name)?.1))
+    Ok(Json(api.find(&name)?))
 }
 
 /// The checks of the topology
@@ -138,7 +144,7 @@ async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json
 /// What should hold while the lab runs, with every name resolved. What there can be is in docs/topology.md; times are in nanoseconds, rates in bit/s.
 #[utoipa::path(get, path = "/v1/checks", tag = "lab", responses((status = 200, description = "In the order of the file", body = [Object])))]
 async fn checks(Shared(api): Shared<Api>) -> Json<Vec<Check>> {
-    Json(api.checks.to_vec())
+    Json(api.changes.checks())
 }
 
 /// What is worth keeping of a machine
@@ -152,8 +158,8 @@ async fn checks(Shared(api): Shared<Api>) -> Json<Vec<Check>> {
     ),
 )]
 async fn keep(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Keep>, Problem> {
-    let (index, _) = api.find_machine(&name)?;
-    Ok(Json(api.keep.get(index).cloned().unwrap_or_default()))
+    api.find_machine(&name)?;
+    Ok(Json(api.changes.keep(&name)))
 }
 
 /// Have a machine do something
@@ -174,14 +180,14 @@ async fn order(
     Path(name): Path<String>,
     Json(order): Json<NodeOrder>,
 ) -> Result<Json<Node>, Problem> {
-    let (index, _) = api.find_machine(&name)?;
-    let Some(Some(orders)) = api.orders.get(index) else {
+    api.find_machine(&name)?;
+    let Some(orders) = api.roster.find(&name) else {
         return Err(Problem::inside_the_switch(&name));
     };
     let conflict =
         |refusal: Refusal| Problem::new(StatusCode::CONFLICT, format!("node {name}: {refusal}"));
     orders.give(order).await.map_err(conflict)?;
-    Ok(Json(api.find(&name)?.1))
+    Ok(Json(api.find(&name)?))
 }
 
 async fn unknown(uri: Uri) -> Problem {
@@ -192,20 +198,20 @@ async fn unknown(uri: Uri) -> Problem {
 }
 
 impl Api {
-    fn find(&self, name: &str) -> Result<(usize, Node), Problem> {
-        let lab = self.state.lab();
-        if let Some(index) = lab.nodes.iter().position(|node| node.name == name) {
-            return Ok((index, lab.nodes[index].clone()));
+    fn find(&self, name: &str) -> Result<Node, Problem> {
+        if let Some(node) = self.state.node(name) {
+            return Ok(node);
         }
+        let lab = self.state.lab();
         let names: Vec<_> = lab.nodes.iter().map(|node| node.name.as_str()).collect();
         Err(Problem::no_such_node(name, &lab.name, &names))
     }
 
     /// A node with a kernel of its own.
-    fn find_machine(&self, name: &str) -> Result<(usize, Node), Problem> {
-        let (index, node) = self.find(name)?;
+    fn find_machine(&self, name: &str) -> Result<Node, Problem> {
+        let node = self.find(name)?;
         match node.kind {
-            Kind::Host | Kind::Router => Ok((index, node)),
+            Kind::Host | Kind::Router => Ok(node),
             Kind::Switch | Kind::Hub | Kind::External => Err(Problem::inside_the_switch(name)),
         }
     }

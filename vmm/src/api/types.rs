@@ -46,6 +46,9 @@ pub struct Lab {
     /// Why it ends, if that is an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// How often its topology has changed since.
+    #[serde(default)]
+    pub revision: u64,
     /// In the order of the file.
     pub nodes: Vec<Node>,
 }
@@ -203,6 +206,84 @@ pub struct Link {
     pub forward: LinkDirection,
     /// From its second end to its first.
     pub backward: LinkDirection,
+}
+
+/// The topology of a running lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TopologyText {
+    /// The file it is from; relative paths in it are relative to this.
+    #[schema(value_type = String)]
+    pub file: PathBuf,
+    /// What stands in it.
+    pub text: String,
+    /// How often it has changed since the launch.
+    pub revision: u64,
+}
+
+/// A topology a running lab is to have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TopologyRequest {
+    /// The file it is from; relative paths in it are relative to this.
+    #[schema(value_type = String)]
+    pub file: PathBuf,
+    /// What stands in it.
+    pub text: String,
+    /// The revision it was made from; refused if the lab has another by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// What people have set on links since is left as it is.
+    #[serde(default)]
+    pub keep_links: bool,
+}
+
+/// What makes a running lab into another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ChangePlan {
+    /// The revision of the lab it is for, or that it has made.
+    pub revision: u64,
+    /// In the order in which they are taken; none if the lab is like that.
+    pub steps: Vec<Step>,
+    /// What else a person should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// Something that happens to a node or a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Step {
+    /// What.
+    pub action: Action,
+    /// To what.
+    pub subject: Subject,
+    /// Its name; of a link with another name than before, the new one.
+    pub name: String,
+    /// Why, or what about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<String>,
+}
+
+/// What can happen to a node or a link of a running lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    /// It is new; a machine boots.
+    Add,
+    /// It is gone; a machine is ended.
+    Remove,
+    /// A machine is ended and boots as another one.
+    Restart,
+    /// It changes while it runs.
+    Change,
+}
+
+/// What there is in a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A node.
+    Node,
+    /// A link.
+    Link,
 }
 
 /// One direction of a link.
@@ -391,6 +472,16 @@ pub enum Change {
     Node {
         /// The node as it is now.
         node: Box<Node>,
+    },
+    /// A node is no more.
+    NodeRemoved {
+        /// Its name.
+        node: String,
+    },
+    /// The lab has become another one: nodes and links have come, gone or changed.
+    Topology {
+        /// How often that has happened.
+        revision: u64,
     },
     /// A link was set to something else by a person.
     Link {

@@ -30,7 +30,9 @@ struct Verdict {
 
 pub fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let (loaded, report) = match Topology::load(&args.file) {
-        Ok(Loaded { topology, warnings }) => (Some(topology), warnings),
+        Ok(Loaded {
+            topology, warnings, ..
+        }) => (Some(topology), warnings),
         Err(report) => (None, report),
     };
     let valid = loaded.is_some();

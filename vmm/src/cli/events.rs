@@ -109,6 +109,13 @@ impl Teller {
                 }
                 text
             }
+            Change::NodeRemoved { node } => {
+                self.nodes.remove(node);
+                format!("{node} is no more")
+            }
+            Change::Topology { revision } => {
+                format!("the lab has another topology (revision {revision})")
+            }
             Change::Link { link } => {
                 let set = |direction: &LinkDirection| match words(&direction.attributes) {
                     words if words.is_empty() => "defaults".to_owned(),
@@ -172,6 +179,13 @@ mod tests {
         assert_eq!(
             told(carrier).unwrap(),
             "    2.000  a:eth0 to b:eth0 has lost its carrier"
+        );
+        let removed = json!({"at_ms": 2000, "type": "node-removed", "node": "r1"});
+        assert_eq!(told(removed).unwrap(), "    2.000  r1 is no more");
+        let topology = json!({"at_ms": 2000, "type": "topology", "revision": 3});
+        assert_eq!(
+            told(topology).unwrap(),
+            "    2.000  the lab has another topology (revision 3)"
         );
         let lost = json!({"at_ms": 0, "type": "lost", "count": 7});
         assert_eq!(

@@ -111,8 +111,8 @@ pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
 /// Everything the lab needs, checked; `None` if the topology has errors, which were shown.
 fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
     let colour = std::io::stderr().is_terminal();
-    let (topology, warnings) = match Topology::load(&args.file) {
-        Ok(Loaded { topology, warnings }) => (topology, warnings),
+    let loaded = match Topology::load(&args.file) {
+        Ok(loaded) => loaded,
         Err(report) if args.json.json => {
             let errors = report.count(Severity::Error);
             return Err(Failure::new(
@@ -126,6 +126,11 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
             return Ok(None);
         }
     };
+    let Loaded {
+        topology,
+        text,
+        warnings,
+    } = loaded;
     if !args.json.json {
         eprint!("{}", warnings.render(colour));
     }
@@ -151,6 +156,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
     Ok(Some(Plan {
         name,
         file,
+        text,
         topology,
         image,
         boot_timeout: args

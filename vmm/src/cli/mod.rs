@@ -1,5 +1,6 @@
 //! The command line: one module per verb.
 
+mod apply;
 mod attach;
 mod capture;
 mod check;
@@ -87,6 +88,12 @@ enum Verb {
     Node(node::NodeArgs),
     /// Look at links, and change them while traffic runs
     Link(link::LinkArgs),
+    /// Make a running lab what a topology file says; shows the plan first
+    Apply(apply::ApplyArgs),
+    /// Add nodes and links to a running lab
+    Add(apply::AddArgs),
+    /// Remove nodes or links from a running lab
+    Rm(apply::RmArgs),
     /// Capture frames of links, for Wireshark or a file
     Capture(capture::CaptureArgs),
     /// Collect routing configurations and named files of nodes into a folder
@@ -186,6 +193,9 @@ pub fn main() -> ExitCode {
         Verb::Openapi(args) => (false, generate::openapi(&args)),
         Verb::Node(args) => (args.json(), node::run(&args)),
         Verb::Link(args) => (args.json(), link::run(&args)),
+        Verb::Apply(args) => (args.how.json.json, apply::apply(&args)),
+        Verb::Add(args) => (args.how.json.json, apply::add(&args)),
+        Verb::Rm(args) => (args.json(), apply::rm(&args)),
         Verb::Attach(args) => (false, attach::run(&args)),
         Verb::Console(args) => (false, console::run(&args)),
         Verb::Cp(args) => (args.json.json, cp::run(&args)),

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use monitor::NodeConfig;
 
 use super::ls::remark;
 use super::{Json, LabChoice, block_on, print, print_json};
-use crate::api::types::{Change, Node, NodeOrder, NodeState};
+use crate::api::types::{Change, Event, Node, NodeOrder, NodeState};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 
@@ -99,22 +99,7 @@ async fn give(order: NodeOrder, args: &OrderArgs) -> Result<(), Failure> {
         nodes.push(client.order(name, order).await?);
     }
     if boots && !args.no_wait {
-        let mut waiting: Vec<_> = args
-            .nodes
-            .iter()
-            .map(|name| (name.as_str(), false))
-            .collect();
-        while !waiting.is_empty() {
-            let Some(event) = events.next().await else {
-                return Err(Failure::new(
-                    Code::Lab,
-                    format!("the lab ended before {} was ready", waiting[0].0),
-                ));
-            };
-            if let Change::Node { node } = event.change {
-                settle(&mut waiting, &node)?;
-            }
-        }
+        until_ready(&mut events, &args.nodes).await?;
         nodes.clear();
         for name in &args.nodes {
             nodes.push(client.node(name).await?);
@@ -132,6 +117,26 @@ async fn give(order: NodeOrder, args: &OrderArgs) -> Result<(), Failure> {
     };
     let lines = nodes.iter().map(|node| format!("{} {done}\n", node.name));
     print(&lines.collect::<String>())
+}
+
+/// Waits until nodes that are about to boot are ready. `events` are those from before they were told to.
+pub(super) async fn until_ready(
+    events: &mut (impl Stream<Item = Event> + Unpin),
+    nodes: &[String],
+) -> Result<(), Failure> {
+    let mut waiting: Vec<_> = nodes.iter().map(|name| (name.as_str(), false)).collect();
+    while !waiting.is_empty() {
+        let Some(event) = events.next().await else {
+            return Err(Failure::new(
+                Code::Lab,
+                format!("the lab ended before {} was ready", waiting[0].0),
+            ));
+        };
+        if let Change::Node { node } = event.change {
+            settle(&mut waiting, &node)?;
+        }
+    }
+    Ok(())
 }
 
 /// Takes a node that is up out of those that are waited for; what it was before it has been seen on its way does not count.

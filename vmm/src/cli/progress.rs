@@ -66,8 +66,9 @@ pub async fn watch(
                     *known = *node;
                 }
             }
-            // Whoever changes a link sees it there.
-            Change::Link { .. } | Change::Carrier { .. } => {}
+            Change::NodeRemoved { node } => screen.removed(&node),
+            // Whoever changes a link, or the lab, sees it there.
+            Change::Link { .. } | Change::Carrier { .. } | Change::Topology { .. } => {}
             Change::Notice { node, message } => screen.notice(node.as_deref(), &message),
             Change::Lost { count } => screen.notice(None, &format!("{count} events were lost")),
             Change::Lab { phase, failure } => {
@@ -178,6 +179,15 @@ impl Screen {
             if before.is_some() {
                 eprintln!("{}", line(node));
             }
+        }
+    }
+
+    fn removed(&mut self, node: &str) {
+        if let Some((_, bar)) = self.nodes.remove(node) {
+            if let Some(bar) = bar {
+                bar.finish_and_clear();
+            }
+            self.notice(Some(node), "removed");
         }
     }
 
@@ -336,6 +346,7 @@ mod tests {
             phase: Phase::Starting,
             ready_ms: None,
             failure: None,
+            revision: 0,
             nodes: vec![node(NodeState::Booting)],
         };
         let changes = [

@@ -76,6 +76,15 @@ fn describe(topology: &Topology, name: &str, machine: &Machine) -> NodeDescripti
     }
 }
 
+/// The text of `/etc/hosts` of the node called `name`.
+pub fn hosts_file(topology: &Topology, name: &str) -> String {
+    let hosts = hosts(topology, name).into_iter();
+    let lines: Vec<_> = hosts
+        .map(|(address, name)| format!("{address}\t{name}\n"))
+        .collect();
+    lines.concat()
+}
+
 /// `/etc/hosts` of the node called `own`: a node's name leads to its first address of each family. The own
 /// name leads to the loopback interface, as on any Debian machine, so that it resolves when links are down.
 fn hosts(topology: &Topology, own: &str) -> Vec<(String, String)> {

@@ -1,6 +1,8 @@
 //! The links of a running lab: what they are set to, and which NICs have a carrier.
 
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,18 +27,39 @@ pub type Carriers = watch::Receiver<Vec<bool>>;
 /// The links of a lab.
 #[derive(Debug)]
 pub struct Links {
-    ends: Vec<Ends>,
-    /// By node; nothing of what lives in the switch.
-    carriers: Vec<Option<watch::Sender<Vec<bool>>>>,
+    inner: RwLock<Inner>,
     switch: PathBuf,
 }
 
 #[derive(Debug)]
+struct Inner {
+    wiring: Wiring,
+    /// Links that people have set to something else than the topology says.
+    touched: BTreeSet<String>,
+}
+
+/// Which links there are, and which NICs they lead to.
+#[derive(Debug, Clone)]
+pub struct Wiring {
+    ends: Vec<Ends>,
+    /// Of the machines, by name.
+    nics: HashMap<String, Nics>,
+}
+
+/// The NICs of a machine.
+#[derive(Debug, Clone)]
+struct Nics {
+    names: Vec<String>,
+    carriers: watch::Sender<Vec<bool>>,
+}
+
+#[derive(Debug, Clone)]
 struct Ends {
     name: String,
     /// For people: `node:interface`, of a switch or hub `node:port`, or just the name of an external node.
     names: [String; 2],
-    places: [Endpoint; 2],
+    /// The NIC at each end, if it is a machine's: the node's name, and its number there.
+    nics: [Option<(String, usize)>; 2],
 }
 
 /// Why the switch does not do what it is asked for.
@@ -56,43 +79,150 @@ pub enum LinkError {
 /// What the switch counts of a link.
 #[derive(Debug, Deserialize)]
 struct Counted {
+    name: String,
     attributes: [Map<String, Value>; 2],
     directions: [LinkCounters; 2],
+}
+
+impl Wiring {
+    /// That of `topology`; machines whose NICs are those of `old` keep what tells them of their carriers.
+    fn new(topology: &Topology, old: Option<&Self>) -> Self {
+        let nics = topology.nodes.iter().filter_map(|node| {
+            let names = node.machine()?.interfaces.iter().map(|i| i.name.clone());
+            let names: Vec<_> = names.collect();
+            let known = old.and_then(|old| old.nics.get(&node.name));
+            let known = known.filter(|nics| nics.names == names).cloned();
+            let nics = known.unwrap_or_else(|| Nics {
+                carriers: watch::Sender::new(vec![false; names.len()]),
+                names,
+            });
+            Some((node.name.clone(), nics))
+        });
+        let ends = topology.links.iter().map(|link| Ends {
+            name: link.name.clone(),
+            names: link.ends.each_ref().map(|end| end_name(topology, end)),
+            nics: link.ends.map(|end| nic(topology, end)),
+        });
+        Self {
+            nics: nics.collect(),
+            ends: ends.collect(),
+        }
+    }
+
+    /// Which NICs of a node have a carrier; `None` if it is no machine.
+    pub fn carriers(&self, node: &str) -> Option<Carriers> {
+        Some(self.nics.get(node)?.carriers.subscribe())
+    }
+
+    /// A NIC has a carrier when light arrives: when the direction that leads to it is up.
+    fn set_carrier(&self, ends: &Ends, direction: usize, up: bool) {
+        if let Some(Some((node, nic))) = ends.nics.get(1 - direction.min(1)) {
+            self.set_nic(node, *nic, up);
+        }
+    }
+
+    fn set_nic(&self, node: &str, nic: usize, up: bool) {
+        if let Some(nics) = self.nics.get(node) {
+            nics.carriers
+                .send_if_modified(|nics| match nics.get_mut(nic) {
+                    Some(nic) if *nic != up => {
+                        *nic = up;
+                        true
+                    }
+                    _ => false,
+                });
+        }
+    }
+
+    /// NICs without a link have no carrier.
+    fn darken_unlinked(&self) {
+        for (node, nics) in &self.nics {
+            for nic in 0..nics.names.len() {
+                let is_it = |end: &Option<(String, usize)>| {
+                    end.as_ref().is_some_and(|(n, i)| n == node && *i == nic)
+                };
+                let mut ends = self.ends.iter().flat_map(|ends| &ends.nics);
+                if !ends.any(is_it) {
+                    self.set_nic(node, nic, false);
+                }
+            }
+        }
+    }
 }
 
 impl Links {
     /// The links of `topology`, whose switch answers on `switch`.
     pub fn new(topology: &Topology, switch: PathBuf) -> Self {
-        let carriers = topology.nodes.iter().map(|node| match &node.kind {
-            NodeKind::Machine(machine) => {
-                Some(watch::Sender::new(vec![true; machine.interfaces.len()]))
-            }
-            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
-        });
-        let links = Self {
-            carriers: carriers.collect(),
-            ends: topology
-                .links
-                .iter()
-                .map(|link| Ends {
-                    name: link.name.clone(),
-                    names: link.ends.each_ref().map(|end| end_name(topology, end)),
-                    places: link.ends,
-                })
-                .collect(),
-            switch,
-        };
-        for (link, ends) in topology.links.iter().zip(&links.ends) {
+        let wiring = Wiring::new(topology, None);
+        for (link, ends) in topology.links.iter().zip(&wiring.ends) {
             for (direction, attributes) in link.directions.iter().enumerate() {
-                links.set_carrier(ends, direction, attributes.up);
+                wiring.set_carrier(ends, direction, attributes.up);
             }
         }
-        links
+        let touched = BTreeSet::new();
+        Self {
+            inner: RwLock::new(Inner { wiring, touched }),
+            switch,
+        }
     }
 
-    /// Which NICs of the `node`-th node have a carrier; `None` if it has no NICs.
-    pub fn carriers(&self, node: usize) -> Option<Carriers> {
-        Some(self.carriers.get(node)?.as_ref()?.subscribe())
+    fn inner(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn inner_mut(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What there is.
+    pub fn wiring(&self) -> Wiring {
+        self.inner().wiring.clone()
+    }
+
+    /// What there will be when the lab is what `topology` says.
+    pub fn rewired(&self, topology: &Topology) -> Wiring {
+        Wiring::new(topology, Some(&self.inner().wiring))
+    }
+
+    /// Has the switch run the topology in `config`, a copy of `file`; nothing has changed if it refuses. What there is from then on is
+    /// `wiring`; `renamed` links are those with other names than before, `None` if they are gone.
+    pub async fn apply(
+        &self,
+        config: &Path,
+        file: &Path,
+        wiring: Wiring,
+        renamed: &HashMap<String, Option<String>>,
+    ) -> Result<(), LinkError> {
+        let request = json!({"op": "apply", "config": config, "file": file});
+        self.ask(&request).await?;
+        {
+            let mut inner = self.inner_mut();
+            inner.wiring = wiring;
+            let touched = std::mem::take(&mut inner.touched).into_iter();
+            let name = |old: String| renamed.get(&old).cloned().unwrap_or(Some(old));
+            inner.touched = touched.filter_map(name).collect();
+            inner.wiring.darken_unlinked();
+        }
+        // What the switch has told of carriers that it did not know under their names yet is among this.
+        // A switch that does not answer now is about to end.
+        let links = self.list().await.unwrap_or_default();
+        let inner = self.inner();
+        for link in &links {
+            let mut ends = inner.wiring.ends.iter();
+            let Some(ends) = ends.find(|ends| ends.name == link.name) else {
+                continue;
+            };
+            for (number, direction) in [&link.forward, &link.backward].into_iter().enumerate() {
+                let up = direction.attributes.get("up").is_none_or(|up| *up != false);
+                inner.wiring.set_carrier(ends, number, up);
+            }
+        }
+        Ok(())
+    }
+
+    /// Links that people have set to something else than the topology says.
+    pub fn touched(&self) -> BTreeSet<String> {
+        self.inner().touched.clone()
     }
 
     /// Passes on what the switch tells; what has changed, if it is about one of the links.
@@ -102,8 +232,9 @@ impl Links {
             direction,
             up,
         } = news;
-        let ends = self.ends.iter().find(|ends| ends.name == *link)?;
-        self.set_carrier(ends, *direction, *up);
+        let wiring = &self.inner().wiring;
+        let ends = wiring.ends.iter().find(|ends| ends.name == *link)?;
+        wiring.set_carrier(ends, *direction, *up);
         Some(Change::Carrier {
             link: link.clone(),
             from: ends.names.get(*direction)?.clone(),
@@ -112,25 +243,11 @@ impl Links {
         })
     }
 
-    /// A NIC has a carrier when light arrives: when the direction that leads to it is up.
-    fn set_carrier(&self, ends: &Ends, direction: usize, up: bool) {
-        let Some(end) = ends.places.get(1 - direction.min(1)) else {
-            return;
-        };
-        if let Some(Some(carriers)) = self.carriers.get(end.node) {
-            carriers.send_if_modified(|nics| match nics.get_mut(end.port) {
-                Some(nic) if *nic != up => {
-                    *nic = up;
-                    true
-                }
-                _ => false,
-            });
-        }
-    }
-
     /// Names of the links.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.ends.iter().map(|ends| ends.name.as_str())
+    pub fn names(&self) -> Vec<String> {
+        let inner = self.inner();
+        let ends = inner.wiring.ends.iter();
+        ends.map(|ends| ends.name.clone()).collect()
     }
 
     /// All links as they are now.
@@ -151,10 +268,12 @@ impl Links {
         let mut answer = self.ask(&json!({"op": op})).await?;
         let strange = |error: serde_json::Error| LinkError::Silent(error.to_string());
         let stats: Stats = serde_json::from_value(answer["stats"].take()).map_err(strange)?;
-        let links = self.ends.iter().zip(stats.links);
-        Ok(links
-            .map(|(ends, counted)| describe(ends, counted))
-            .collect())
+        let inner = self.inner();
+        // The switch may just have become another one; it counts what it has.
+        let known = |name: &str| inner.wiring.ends.iter().find(|ends| ends.name == name);
+        let links = stats.links.into_iter();
+        let links = links.filter_map(|counted| Some(describe(known(&counted.name)?, counted)));
+        Ok(links.collect())
     }
 
     /// Everything that the switch counts, as it says it.
@@ -173,20 +292,21 @@ impl Links {
     pub async fn set(&self, name: &str, set: &Map<String, Value>) -> Result<(), LinkError> {
         self.known(name)?;
         self.ask(&json!({"op": "set", "link": name, "set": set}))
-            .await
-            .map(drop)
+            .await?;
+        self.inner_mut().touched.insert(name.to_owned());
+        Ok(())
     }
 
     /// Makes a link what the topology says.
     pub async fn reset(&self, name: &str) -> Result<(), LinkError> {
         self.known(name)?;
-        self.ask(&json!({"op": "reset", "link": name}))
-            .await
-            .map(drop)
+        self.ask(&json!({"op": "reset", "link": name})).await?;
+        self.inner_mut().touched.remove(name);
+        Ok(())
     }
 
     fn known(&self, name: &str) -> Result<(), LinkError> {
-        if self.names().any(|link| link == name) {
+        if self.names().iter().any(|link| link == name) {
             Ok(())
         } else {
             Err(LinkError::Unknown(name.to_owned()))
@@ -250,9 +370,10 @@ pub fn as_written(topology: &Topology) -> Vec<Link> {
         let ends = Ends {
             name: link.name.clone(),
             names: link.ends.each_ref().map(|end| end_name(topology, end)),
-            places: link.ends,
+            nics: link.ends.map(|end| nic(topology, end)),
         };
         let counted = Counted {
+            name: link.name.clone(),
             attributes: link.directions.each_ref().map(Direction::written),
             directions: Default::default(),
         };
@@ -276,6 +397,11 @@ fn describe(ends: &Ends, counted: Counted) -> Link {
         forward: direction(first, second, there, there_counters),
         backward: direction(second, first, back, back_counters),
     }
+}
+
+fn nic(topology: &Topology, end: Endpoint) -> Option<(String, usize)> {
+    let node = &topology.nodes[end.node];
+    matches!(node.kind, NodeKind::Machine(_)).then(|| (node.name.clone(), end.port))
 }
 
 fn end_name(topology: &Topology, end: &Endpoint) -> String {
@@ -303,10 +429,15 @@ mod tests {
             .unwrap()
             .topology;
         let links = Links::new(&topology, PathBuf::new());
-        let carriers = |node| links.carriers(node).map(|nics| nics.borrow().clone());
-        assert_eq!(carriers(0), Some(vec![true, true]));
-        assert_eq!(carriers(1), Some(vec![false]));
-        assert_eq!(carriers(2), None);
+        let carriers = |node: &str| {
+            links
+                .wiring()
+                .carriers(node)
+                .map(|nics| nics.borrow().clone())
+        };
+        assert_eq!(carriers("a"), Some(vec![true, true]));
+        assert_eq!(carriers("b"), Some(vec![false]));
+        assert_eq!(carriers("s"), None);
         let carrier = |link: &str, direction, up| {
             links.hear(&News::Carrier {
                 link: link.to_owned(),
@@ -316,11 +447,11 @@ mod tests {
         };
         carrier("a:eth0--b:eth0", 0, true);
         carrier("a:eth1--s:0", 1, false);
-        assert_eq!(carriers(0), Some(vec![true, false]));
-        assert_eq!(carriers(1), Some(vec![true]));
+        assert_eq!(carriers("a"), Some(vec![true, false]));
+        assert_eq!(carriers("b"), Some(vec![true]));
         // What is none of ours changes nothing.
         carrier("a:eth1--s:0", 7, false);
         carrier("b:eth1--s", 0, false);
-        assert_eq!(carriers(0), Some(vec![true, false]));
+        assert_eq!(carriers("a"), Some(vec![true, false]));
     }
 }

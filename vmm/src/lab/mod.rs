@@ -1,13 +1,16 @@
 //! The lab process: starts the switch and the machines of a topology, watches them, and ends them.
 
 pub mod agent;
+pub mod change;
 pub mod children;
 mod describe;
+mod faults;
 pub mod janitor;
 pub mod links;
 pub mod metrics;
 mod node;
 pub mod orders;
+mod plan;
 pub mod record;
 pub mod report;
 pub mod run_folder;
@@ -23,9 +26,9 @@ use std::time::{Duration, SystemTime};
 use monitor::{NicConfig, NodeConfig};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use topology::model::{self, Check, NodeKind, Role, Topology};
+use topology::model::{self, NodeKind, Role, Topology};
 
 use crate::api;
 use crate::api::types::{BootTimes, Interface, Keep, Kind, Lab, Node, NodeState, Phase};
@@ -33,9 +36,11 @@ use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
+use change::{Changes, Parts};
+use faults::Faults;
 use janitor::{Janitor, SharedJanitor};
-use links::Links;
-use orders::Orders;
+use links::{Links, Wiring};
+use orders::{Orders, Roster};
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
 use switch::Switch;
@@ -52,7 +57,9 @@ pub struct Plan {
     pub name: String,
     /// The topology file; absolute.
     pub file: PathBuf,
-    /// Its content.
+    /// What stands in it.
+    pub text: String,
+    /// What it says.
     pub topology: Topology,
     /// The engine and why.
     pub choice: Choice,
@@ -68,11 +75,12 @@ pub struct Plan {
 #[derive(Debug)]
 pub struct Prepared {
     machines: Vec<node::Machine>,
-    /// By node; nothing of what lives in the switch.
-    orders: Vec<Option<Orders>>,
+    /// Those that come while it runs.
+    newcomers: mpsc::UnboundedReceiver<node::Machine>,
+    changes: Arc<Changes>,
+    faults: Faults,
+    roster: Roster,
     links: Arc<Links>,
-    checks: Arc<[Check]>,
-    keep: Arc<[Keep]>,
     folder: RunFolder,
     file: PathBuf,
     switch_program: PathBuf,
@@ -106,18 +114,30 @@ impl Context {
 /// Checks the plan against this machine, takes the lab's folder and listens on its control socket.
 pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let paths = root.lab(&plan.name);
-    check_socket_paths(plan, &paths)?;
+    check_socket_paths(&plan.topology, &paths)?;
     let switch_program = switch::program()?;
     let links = Arc::new(Links::new(&plan.topology, paths.vswitch()));
-    let (machines, orders) = machines(plan, &paths, &links)?;
+    let (machines, roster) = machines(plan, &paths, &links.wiring())?;
     let folder = root.create(&plan.name)?;
+    let state = State::new(view(plan));
+    let (changes, newcomers) = Changes::new(Parts {
+        topology: plan.topology.clone(),
+        file: plan.file.clone(),
+        text: plan.text.clone(),
+        image: plan.image.clone(),
+        paths,
+        links: links.clone(),
+        roster: roster.clone(),
+        state: state.clone(),
+    });
     match set_up(plan, &folder) {
         Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
-            orders,
+            newcomers,
+            faults: changes.faults(),
+            changes: Arc::new(changes),
+            roster,
             links,
-            checks: plan.topology.checks.clone().into(),
-            keep: plan.topology.nodes.iter().map(keep).collect(),
             file: plan.file.clone(),
             switch_program,
             listener,
@@ -126,7 +146,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             engine: plan.choice.engine.clone(),
             boot_timeout: plan.boot_timeout,
             boots_at_once: plan.boots_at_once,
-            state: State::new(view(plan)),
+            state,
             folder,
         }),
         Err(error) => {
@@ -148,7 +168,7 @@ fn set_up(
         file: plan.file.clone(),
     })?;
     for node in &plan.topology.nodes {
-        folder.create_node(&node.name)?;
+        folder.paths.create_node(&node.name)?;
     }
     // The folder is this user's alone, so the socket is as well before and after its mode is set.
     let listener = UnixListener::bind(folder.paths.control())?;
@@ -180,9 +200,8 @@ impl Prepared {
             paths: self.folder.paths.clone(),
             links: self.links.clone(),
             captures: api::Captures::default(),
-            checks: self.checks,
-            keep: self.keep,
-            orders: self.orders.into(),
+            roster: self.roster.clone(),
+            changes: self.changes,
             record: Arc::default(),
         };
         tokio::spawn(record::keep(
@@ -196,7 +215,12 @@ impl Prepared {
         let result = operate(
             &context,
             &mut signals,
-            self.machines,
+            Cast {
+                machines: self.machines,
+                newcomers: self.newcomers,
+                faults: self.faults,
+                roster: self.roster,
+            },
             &self.links,
             &self.switch_program,
             &self.file,
@@ -215,11 +239,20 @@ impl Prepared {
     }
 }
 
+/// The machines of a lab, and what they are told.
+struct Cast {
+    machines: Vec<node::Machine>,
+    /// Those that come while it runs.
+    newcomers: mpsc::UnboundedReceiver<node::Machine>,
+    faults: Faults,
+    roster: Roster,
+}
+
 /// Runs switch and machines until the lab is to end; none of them is left when it returns.
 async fn operate(
     context: &Context,
     signals: &mut EndSignals,
-    machines: Vec<node::Machine>,
+    mut cast: Cast,
     links: &Arc<Links>,
     switch_program: &std::path::Path,
     file: &std::path::Path,
@@ -246,8 +279,12 @@ async fn operate(
     let result = {
         let work = async {
             ready.wait().await?;
-            start(context, machines, &mut running);
-            supervise(&mut running).await
+            start(context, cast.machines, &mut running);
+            let faults = faults::run(cast.faults, cast.roster, context.state.clone());
+            tokio::select! {
+                result = supervise(context, &mut running, &mut cast.newcomers) => result,
+                never = faults => match never {},
+            }
         };
         tokio::select! {
             biased;
@@ -277,11 +314,11 @@ fn start(
     machines: Vec<node::Machine>,
     running: &mut JoinSet<Result<(), String>>,
 ) {
-    for (index, node) in context.state.lab().nodes.iter().enumerate() {
+    for node in context.state.lab().nodes {
         if matches!(node.kind, Kind::Switch | Kind::Hub | Kind::External) {
             context
                 .state
-                .update(index, |node| node.state = NodeState::Ready);
+                .update(&node.name, |node| node.state = NodeState::Ready);
         }
     }
     for machine in machines {
@@ -289,9 +326,22 @@ fn start(
     }
 }
 
-/// Waits for a machine that ends the lab. Machines that end for good do not.
-async fn supervise(running: &mut JoinSet<Result<(), String>>) -> Result<(), Failure> {
-    while let Some(ended) = running.join_next().await {
+/// Runs machines that come later, and waits for one that ends the lab. Machines that end for good do not.
+async fn supervise(
+    context: &Context,
+    running: &mut JoinSet<Result<(), String>>,
+    newcomers: &mut mpsc::UnboundedReceiver<node::Machine>,
+) -> Result<(), Failure> {
+    loop {
+        let ended = tokio::select! {
+            Some(machine) = newcomers.recv() => {
+                running.spawn(node::run(machine, context.clone()));
+                continue;
+            }
+            Some(ended) = running.join_next() => ended,
+            // A lab whose machines have all ended still has its switch, and a person may want to see how they ended.
+            else => return std::future::pending().await,
+        };
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(message)) => return Err(Failure::new(Code::Lab, message)),
@@ -303,8 +353,6 @@ async fn supervise(running: &mut JoinSet<Result<(), String>>) -> Result<(), Fail
             }
         }
     }
-    // A lab whose machines have all ended still has its switch, and a person may want to see how they ended.
-    std::future::pending().await
 }
 
 /// SIGINT, SIGTERM and SIGHUP: each ends the lab.
@@ -337,9 +385,9 @@ impl EndSignals {
     }
 }
 
-fn check_socket_paths(plan: &Plan, paths: &LabPaths) -> Result<(), Failure> {
+fn check_socket_paths(topology: &Topology, paths: &LabPaths) -> Result<(), Failure> {
     let mut sockets = vec![paths.control(), paths.vswitch()];
-    for (node, machine) in each_machine(&plan.topology) {
+    for (node, machine) in each_machine(topology) {
         sockets.push(paths.agent(&node.name));
         sockets.extend(
             machine
@@ -352,71 +400,74 @@ fn check_socket_paths(plan: &Plan, paths: &LabPaths) -> Result<(), Failure> {
 }
 
 fn each_machine(topology: &Topology) -> impl Iterator<Item = (&model::Node, &model::Machine)> {
-    topology.nodes.iter().filter_map(|node| match &node.kind {
-        NodeKind::Machine(machine) => Some((node, &**machine)),
-        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => None,
-    })
+    let nodes = topology.nodes.iter();
+    nodes.filter_map(|node| Some((node, node.machine()?)))
 }
 
-/// The machines, and for each node who gives it orders.
+/// The machines, and who gives them orders.
 fn machines(
     plan: &Plan,
     paths: &LabPaths,
-    links: &Links,
-) -> Result<(Vec<node::Machine>, Vec<Option<Orders>>), Failure> {
+    wiring: &Wiring,
+) -> Result<(Vec<node::Machine>, Roster), Failure> {
     let mut machines = Vec::new();
-    let mut orders = Vec::new();
-    for (index, node) in plan.topology.nodes.iter().enumerate() {
-        let (NodeKind::Machine(machine), Some(carriers)) = (&node.kind, links.carriers(index))
-        else {
-            orders.push(None);
+    let roster = Roster::default();
+    for node in &plan.topology.nodes {
+        let image = plan.image.as_ref();
+        let Some(spec) = spec(&plan.topology, node, image, paths, wiring)? else {
             continue;
         };
-        let (sender, receiver) = Orders::new();
-        orders.push(Some(sender));
+        let (orders, receiver) = Orders::new();
+        roster.enter(&node.name, orders);
         machines.push(node::Machine {
-            index,
-            config: NodeConfig {
-                name: node.name.clone(),
-                kernel: file_of(
-                    &node.name,
-                    machine.kernel.as_ref(),
-                    plan.image.as_ref().map(|i| &i.kernel),
-                )?,
-                rootfs: file_of(
-                    &node.name,
-                    machine.rootfs.as_ref(),
-                    plan.image.as_ref().map(|i| &i.rootfs),
-                )?,
-                memory: machine.memory,
-                vcpus: machine.vcpus,
-                nics: machine
-                    .interfaces
-                    .iter()
-                    .map(|interface| NicConfig {
-                        socket: paths.port(&node.name, &interface.name),
-                        mac: interface.mac.to_string(),
-                        mtu: interface.mtu,
-                        queue_size: interface.queue_size,
-                        carrier: true,
-                    })
-                    .collect(),
-                agent_socket: paths.agent(&node.name),
-                serial_log: paths.serial(&node.name),
-                cmdline: None,
-            },
-            configure: describe::configure(&plan.topology, &node.name, machine)?,
-            policy: machine.on,
-            after: machine.after.clone(),
-            ready_timeout: machine
-                .ready
-                .as_ref()
-                .map_or(Duration::ZERO, |ready| ready.timeout),
-            carriers,
+            spec,
             orders: receiver,
+            optional: false,
         });
     }
-    Ok((machines, orders))
+    Ok((machines, roster))
+}
+
+/// What a node of `topology` is, if it is a machine.
+fn spec(
+    topology: &Topology,
+    node: &model::Node,
+    image: Option<&Image>,
+    paths: &LabPaths,
+    wiring: &Wiring,
+) -> Result<Option<node::Spec>, Failure> {
+    let (Some(machine), Some(carriers)) = (node.machine(), wiring.carriers(&node.name)) else {
+        return Ok(None);
+    };
+    let nics = machine.interfaces.iter().map(|interface| NicConfig {
+        socket: paths.port(&node.name, &interface.name),
+        mac: interface.mac.to_string(),
+        mtu: interface.mtu,
+        queue_size: interface.queue_size,
+        carrier: true,
+    });
+    let (kernel, rootfs) = (image.map(|i| &i.kernel), image.map(|i| &i.rootfs));
+    let after = machine.after.iter();
+    let after = after.map(|other| topology.nodes[*other].name.clone());
+    let ready_timeout = machine.ready.as_ref().map(|ready| ready.timeout);
+    Ok(Some(node::Spec {
+        config: NodeConfig {
+            name: node.name.clone(),
+            kernel: file_of(&node.name, machine.kernel.as_ref(), kernel)?,
+            rootfs: file_of(&node.name, machine.rootfs.as_ref(), rootfs)?,
+            memory: machine.memory,
+            vcpus: machine.vcpus,
+            nics: nics.collect(),
+            agent_socket: paths.agent(&node.name),
+            serial_log: paths.serial(&node.name),
+            cmdline: None,
+        },
+        configure: describe::configure(topology, &node.name, machine)?,
+        policy: machine.on,
+        after: after.collect(),
+        ready_timeout: ready_timeout.unwrap_or(Duration::ZERO),
+        carriers,
+    }))
 }
 
 /// A node's own kernel or root, else the image's.
@@ -482,6 +533,7 @@ fn view(plan: &Plan) -> Lab {
         switch_pid: None,
         engine: plan.choice.engine.name(),
         engine_reason: plan.choice.reason.clone(),
+        revision: 0,
         started: started.unwrap_or_default().as_secs(),
         phase: Phase::Starting,
         ready_ms: None,
@@ -490,7 +542,8 @@ fn view(plan: &Plan) -> Lab {
     }
 }
 
-fn keep(node: &model::Node) -> Keep {
+/// What is worth keeping of a node.
+pub fn keep(node: &model::Node) -> Keep {
     match &node.kind {
         NodeKind::Machine(machine) => Keep {
             routing: machine.frr.is_some(),
@@ -549,5 +602,30 @@ pub fn view_node(node: &model::Node) -> Node {
         boot: BootTimes::default(),
         message: None,
         last_end: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::types::EngineName;
+
+    /// A lab that starts, without nodes.
+    pub fn lab() -> Lab {
+        Lab {
+            name: "lab".into(),
+            description: None,
+            file: "/lab.json".into(),
+            pid: 1,
+            switch_pid: None,
+            engine: EngineName::Kvm,
+            engine_reason: String::new(),
+            started: 0,
+            phase: Phase::Starting,
+            ready_ms: None,
+            failure: None,
+            revision: 0,
+            nodes: Vec::new(),
+        }
     }
 }

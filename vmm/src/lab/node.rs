@@ -12,7 +12,7 @@ use topology::model::{EndAction, EndPolicy};
 use super::Context;
 use super::agent::{Agent, AgentError};
 use super::links::Carriers;
-use super::orders::{self, Request};
+use super::orders::{self, Request, Task};
 use super::state::State;
 use crate::api::types::{BootTimes, End, EndReason, NodeOrder, NodeState};
 use crate::engine::Guest;
@@ -31,37 +31,51 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Lines of the serial log that are shown with a time-out.
 const SERIAL_LINES: usize = 12;
 
-/// A machine and what its lab knows about it.
+/// A machine and where its lab tells it what to do.
 #[derive(Debug)]
 pub struct Machine {
-    /// Its place among the lab's nodes.
-    pub index: usize,
+    /// What it is.
+    pub spec: Spec,
+    /// What is asked of it.
+    pub orders: mpsc::Receiver<Request>,
+    /// The lab goes on if it cannot be had: it ran before the machine came.
+    pub optional: bool,
+}
+
+/// What the topology says of a machine.
+#[derive(Debug)]
+pub struct Spec {
     /// For its engine.
     pub config: NodeConfig,
     /// For its agent.
     pub configure: ToAgent,
     /// What to do when its guest ends.
     pub policy: EndPolicy,
-    /// The places of those that have to be ready before its first boot.
-    pub after: Vec<usize>,
+    /// The names of those that have to be ready before its first boot.
+    pub after: Vec<String>,
     /// How long its readiness condition may take.
     pub ready_timeout: Duration,
     /// Which of its NICs have a carrier.
     pub carriers: Carriers,
-    /// What a person asks of it.
-    pub orders: mpsc::Receiver<Request>,
 }
 
 /// How a boot came to its end.
 enum Outcome {
     /// The lab ends.
     LabEnds,
-    /// A person wants it down, or booted again.
+    /// It is to be down, to boot again, or to be no more.
     Ordered(Request),
     /// The guest ended.
     Ended(End),
     /// The node is of no use: it does not answer, or not in the protocol.
     Failed(String),
+}
+
+/// What a machine does that is down.
+enum Next {
+    Rest,
+    Boot,
+    Leave,
 }
 
 /// Why a node's agent is of no use.
@@ -87,15 +101,17 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         let before = Instant::now();
         run.was_ready = false;
         let outcome = run.boot().await;
-        run.lab.state.set_agent(run.machine.index, None);
-        run.lab.state.set_console(run.machine.index, None);
+        run.lab.state.set_agent(run.name(), None);
+        run.lab.state.set_console(run.name(), None);
         let rests = match outcome {
             Outcome::LabEnds => return Ok(()),
             Outcome::Ordered(request) => {
                 run.settle(NodeState::Stopped, None, None);
-                let stays = request.order == NodeOrder::Stop;
-                request.done();
-                stays
+                match run.obey(request) {
+                    Next::Rest => true,
+                    Next::Boot => false,
+                    Next::Leave => return Ok(()),
+                }
             }
             Outcome::Failed(message) if run.was_configured() => {
                 run.settle(NodeState::Failed, Some(message), None);
@@ -141,51 +157,58 @@ struct Run {
 }
 
 impl Run {
-    /// Waits until the machines that come before this one are ready; false if the lab ends. One that fails or has ended
-    /// holds up nobody: the launch tells of it, and a person may want to see how the rest gets on.
+    fn name(&self) -> &str {
+        &self.machine.spec.config.name
+    }
+
+    /// Waits until the machines that come before this one are ready, or a person starts it; false if it is no more or the
+    /// lab ends. One that fails or has ended holds up nobody: the launch tells of it, and a person may want to see how the
+    /// rest gets on.
     async fn predecessors(&mut self) -> bool {
-        for other in std::mem::take(&mut self.machine.after) {
-            let state = tokio::select! {
-                state = self.lab.state.settled(other) => state,
-                _ = self.stop.wait_for(|&stop| stop) => return false,
-            };
-            if state != NodeState::Ready
-                && let Some(other) = self.lab.state.node(other)
-            {
-                let message = format!("boots although {} did not get ready", other.name);
-                self.lab
-                    .state
-                    .notice(Some(&self.machine.config.name), message);
+        let after = std::mem::take(&mut self.machine.spec.after);
+        let (state, name) = (self.lab.state.clone(), self.name().to_owned());
+        let wait = async {
+            for other in after {
+                if state.settled(&other).await != NodeState::Ready {
+                    let message = format!("boots although {other} did not get ready");
+                    state.notice(Some(&name), message);
+                }
             }
+        };
+        tokio::select! {
+            () = wait => true,
+            boot = self.rest() => boot,
         }
-        true
     }
 
     fn was_configured(&self) -> bool {
-        let node = self.lab.state.node(self.machine.index);
-        node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
+        let node = self.lab.state.node(self.name());
+        self.machine.optional
+            || node.is_some_and(|node| node.boot.configured_ms.is_some() || node.restarts > 0)
     }
 
     /// The guest has ended; returns how, if it is to boot again. An error ends the lab.
     fn ended(&self, end: End, attempts: &mut u32) -> Result<Option<End>, String> {
         let action = match end.reason {
-            EndReason::PowerOff => self.machine.policy.power_off,
-            EndReason::Reboot => self.machine.policy.reboot,
-            EndReason::Panic => self.machine.policy.panic,
-            EndReason::TripleFault => self.machine.policy.triple_fault,
-            EndReason::Crash if self.was_configured() => {
-                self.settle(NodeState::Failed, Some(end.to_string()), Some(end));
-                return Ok(None);
-            }
+            EndReason::PowerOff => self.machine.spec.policy.power_off,
+            EndReason::Reboot => self.machine.spec.policy.reboot,
+            EndReason::Panic => self.machine.spec.policy.panic,
+            EndReason::TripleFault => self.machine.spec.policy.triple_fault,
+            EndReason::Crash if self.was_configured() => self.machine.spec.policy.crash,
             EndReason::Crash => return Err(self.doom(end.to_string(), Some(end))),
         };
-        let name = &self.machine.config.name;
-        self.lab.state.notice(Some(name), format!("ended: {end}"));
+        self.lab
+            .state
+            .notice(Some(self.name()), format!("ended: {end}"));
         match action {
             EndAction::EndLab => {
                 let message =
                     format!("ended ({end}), and its topology says that this ends the lab");
                 return Err(self.doom(message, Some(end)));
+            }
+            EndAction::End if end.reason == EndReason::Crash => {
+                self.settle(NodeState::Failed, Some(end.to_string()), Some(end));
+                return Ok(None);
             }
             EndAction::End => {
                 self.settle(NodeState::Ended, None, Some(end));
@@ -206,7 +229,7 @@ impl Run {
 
     /// The machine is about to boot once more.
     fn again(&self, end: Option<End>) {
-        self.lab.state.update(self.machine.index, |node| {
+        self.lab.state.update(self.name(), |node| {
             node.state = NodeState::Waiting;
             node.restarts += 1;
             node.pid = None;
@@ -214,23 +237,39 @@ impl Run {
         });
     }
 
-    /// Waits until the machine is to boot; false if the lab ends.
+    /// Waits until the machine is to boot; false if it is no more or the lab ends.
     async fn rest(&mut self) -> bool {
         loop {
             let request = tokio::select! {
                 _ = self.stop.wait_for(|&stop| stop) => return false,
                 Some(request) = self.machine.orders.recv() => request,
             };
-            match request.order {
-                NodeOrder::Start | NodeOrder::Restart => {
-                    request.done();
-                    return true;
+            match request.task {
+                Task::Order(NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume) => {
+                    request.refuse(state_of(&self.lab.state, self.name()));
                 }
-                NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume => {
-                    request.refuse(state_of(&self.lab.state, self.machine.index));
+                // What is down stays so.
+                Task::Become { .. } => {
+                    self.obey(request);
                 }
+                Task::Order(_) | Task::Leave => return matches!(self.obey(request), Next::Boot),
             }
         }
+    }
+
+    /// Obeys a request while there is no guest.
+    fn obey(&mut self, mut request: Request) -> Next {
+        let next = match std::mem::replace(&mut request.task, Task::Leave) {
+            Task::Order(NodeOrder::Start | NodeOrder::Restart) => Next::Boot,
+            Task::Order(NodeOrder::Stop | NodeOrder::Pause | NodeOrder::Resume) => Next::Rest,
+            Task::Become { spec, .. } => {
+                self.machine.spec = *spec;
+                Next::Boot
+            }
+            Task::Leave => Next::Leave,
+        };
+        request.done();
+        next
     }
 
     /// Lets time pass before a boot; false if the lab ends. An order to boot ends it.
@@ -242,7 +281,7 @@ impl Run {
     }
 
     fn settle(&self, state: NodeState, message: Option<String>, end: Option<End>) {
-        self.lab.state.update(self.machine.index, |node| {
+        self.lab.state.update(self.name(), |node| {
             node.state = state;
             node.pid = None;
             node.message = message.or(node.message.take());
@@ -252,7 +291,7 @@ impl Run {
 
     /// The node has failed and takes the lab along; returns the reason for the lab's end.
     fn doom(&self, message: String, end: Option<End>) -> String {
-        let reason = format!("node {}: {message}", self.machine.config.name);
+        let reason = format!("node {}: {message}", self.name());
         // Before the node counts as settled, or the lab would be taken for running.
         self.lab.state.ending(Some(reason.clone()));
         self.settle(NodeState::Failed, Some(message), end);
@@ -265,17 +304,17 @@ impl Run {
             turn = self.lab.turns.clone().acquire_owned() => turn,
             _ = self.stop.wait_for(|&stop| stop) => return Outcome::LabEnds,
         };
-        let carriers = self.machine.carriers.clone();
-        let mut guest = match self.lab.engine.spawn(&self.machine.config, carriers) {
+        let carriers = self.machine.spec.carriers.clone();
+        let mut guest = match self.lab.engine.spawn(&self.machine.spec.config, carriers) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         let pid = guest.pid;
         self.lab.janitor().watch(pid);
         let console = Some(guest.console.clone());
-        self.lab.state.set_console(self.machine.index, console);
+        self.lab.state.set_console(self.name(), console);
         let started = Instant::now();
-        self.lab.state.update(self.machine.index, |node| {
+        self.lab.state.update(self.name(), |node| {
             node.state = NodeState::Booting;
             node.pid = Some(pid);
             node.boot = BootTimes::default();
@@ -297,27 +336,31 @@ impl Run {
         turn: Option<OwnedSemaphorePermit>,
     ) -> Outcome {
         let mut stop = self.stop.clone();
-        let (state, index) = (self.lab.state.clone(), self.machine.index);
+        let (state, name) = (self.lab.state.clone(), self.name().to_owned());
+        let mut renewed = None;
         // Taken out, as the work below holds the rest.
         let mut orders = std::mem::replace(&mut self.machine.orders, mpsc::channel(1).1);
         let outcome = {
             let agent = self.follow_agent(started, turn);
             tokio::pin!(agent);
-            let mut control = Control::new(guest.pid, state, index);
+            let mut control = Control::new(guest.pid, state, name);
             loop {
                 tokio::select! {
                     end = &mut guest.ended => break Ok(ended(end.ok())),
                     _ = stop.wait_for(|&stop| stop) => break Ok(Outcome::LabEnds),
                     failure = &mut agent => break Err(failure),
-                    Some(request) = orders.recv() => {
-                        if let Some(request) = control.obey(request) {
-                            break Ok(Outcome::Ordered(request));
-                        }
-                    }
+                    Some(request) = orders.recv() => match control.obey(request) {
+                        Obeyed::Done => {}
+                        Obeyed::Renewed(spec) => renewed = Some(spec),
+                        Obeyed::Not(request) => break Ok(Outcome::Ordered(request)),
+                    },
                 }
             }
         };
         self.machine.orders = orders;
+        if let Some(spec) = renewed {
+            self.machine.spec = *spec;
+        }
         let failure = match outcome {
             Ok(outcome) => return outcome,
             Err(failure) => failure,
@@ -343,7 +386,7 @@ impl Run {
     ) -> AgentFailure {
         let deadline = started + self.lab.boot_timeout;
         let mut phase = "start its agent";
-        let Some(socket) = within(deadline, connect(&self.machine.config.agent_socket)).await
+        let Some(socket) = within(deadline, connect(&self.machine.spec.config.agent_socket)).await
         else {
             return self.silent(phase);
         };
@@ -366,8 +409,7 @@ impl Run {
                 }
             };
             let elapsed = u64::try_from(started.elapsed().as_millis()).ok();
-            let (state, index) = (&self.lab.state, self.machine.index);
-            let name = &self.machine.config.name;
+            let (state, name) = (&self.lab.state, &self.machine.spec.config.name);
             match message {
                 ToHost::Hello {
                     version: theirs, ..
@@ -380,20 +422,21 @@ impl Run {
                 }
                 ToHost::Hello { kernel, .. } => {
                     phase = "configure its network";
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Configuring;
                         node.kernel = Some(sanitize::text(&kernel));
                         node.boot.booted_ms = elapsed;
                     });
-                    agent.send(&self.machine.configure).await;
-                    state.set_agent(index, Some(agent.clone()));
+                    agent.send(&self.machine.spec.configure).await;
+                    state.set_agent(name, Some(agent.clone()));
                 }
                 ToHost::Configured => {
                     phase = "meet its readiness condition";
                     // Readiness may depend on other nodes, whose turn has to come.
                     drop(turn.take());
-                    deadline = Some(Instant::now() + self.machine.ready_timeout + READY_MARGIN);
-                    state.update(index, |node| {
+                    deadline =
+                        Some(Instant::now() + self.machine.spec.ready_timeout + READY_MARGIN);
+                    state.update(name, |node| {
                         node.state = NodeState::Configured;
                         node.boot.configured_ms = elapsed;
                     });
@@ -401,7 +444,7 @@ impl Run {
                 ToHost::Ready => {
                     deadline = None;
                     self.was_ready = true;
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Ready;
                         node.boot.ready_ms = elapsed;
                     });
@@ -410,7 +453,7 @@ impl Run {
                     drop(turn.take());
                     deadline = None;
                     let message = sanitize::text(&message);
-                    state.update(index, |node| {
+                    state.update(name, |node| {
                         node.state = NodeState::Failed;
                         node.message = Some(message);
                         // It runs, and a person may look; only its configuration has failed.
@@ -429,7 +472,7 @@ impl Run {
 
     fn silent(&self, phase: &str) -> AgentFailure {
         let timeout = self.lab.boot_timeout;
-        let log = serial_tail(&self.machine.config.serial_log);
+        let log = serial_tail(&self.machine.spec.config.serial_log);
         let log = if log.is_empty() {
             "it wrote nothing to its serial port".to_owned()
         } else {
@@ -441,55 +484,73 @@ impl Run {
     }
 }
 
+/// What has become of a request to a running guest.
+enum Obeyed {
+    Done,
+    /// From its next boot on it is this.
+    Renewed(Box<Spec>),
+    /// It takes the guest's end.
+    Not(Request),
+}
+
 /// Obeys orders while a guest runs.
 struct Control {
     pid: u32,
     state: State,
-    index: usize,
+    name: String,
     /// What the node was when it was paused.
     before: NodeState,
 }
 
 impl Control {
-    fn new(pid: u32, state: State, index: usize) -> Self {
+    fn new(pid: u32, state: State, name: String) -> Self {
         Self {
             pid,
             state,
-            index,
+            name,
             before: NodeState::Ready,
         }
     }
 
-    /// Gives the request back if it takes the guest's end.
-    fn obey(&mut self, request: Request) -> Option<Request> {
-        let state = state_of(&self.state, self.index);
-        match (request.order, state) {
-            (NodeOrder::Stop | NodeOrder::Restart, _) => return Some(request),
+    fn obey(&mut self, mut request: Request) -> Obeyed {
+        let state = state_of(&self.state, &self.name);
+        match (&request.task, state) {
+            (
+                Task::Order(NodeOrder::Stop | NodeOrder::Restart)
+                | Task::Become { restart: true, .. }
+                | Task::Leave,
+                _,
+            ) => return Obeyed::Not(request),
+            (Task::Become { .. }, _) => {
+                let task = std::mem::replace(&mut request.task, Task::Leave);
+                request.done();
+                if let Task::Become { spec, .. } = task {
+                    return Obeyed::Renewed(spec);
+                }
+            }
             // Earlier, its time-outs would run on.
-            (NodeOrder::Pause, NodeState::Ready | NodeState::Failed) => {
+            (Task::Order(NodeOrder::Pause), NodeState::Ready | NodeState::Failed) => {
                 self.before = state;
                 self.enter(NodeState::Paused);
                 request.done();
             }
-            (NodeOrder::Resume, NodeState::Paused) => {
+            (Task::Order(NodeOrder::Resume), NodeState::Paused) => {
                 self.enter(self.before);
                 request.done();
             }
-            (NodeOrder::Start | NodeOrder::Pause | NodeOrder::Resume, state) => {
-                request.refuse(state);
-            }
+            (Task::Order(_), state) => request.refuse(state),
         }
-        None
+        Obeyed::Done
     }
 
     fn enter(&self, state: NodeState) {
         orders::hold(self.pid, state == NodeState::Paused);
-        self.state.update(self.index, |node| node.state = state);
+        self.state.update(&self.name, |node| node.state = state);
     }
 }
 
-fn state_of(state: &State, index: usize) -> NodeState {
-    let node = state.node(index);
+fn state_of(state: &State, name: &str) -> NodeState {
+    let node = state.node(name);
     node.map_or(NodeState::Failed, |node| node.state)
 }
 

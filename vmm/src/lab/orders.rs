@@ -1,20 +1,40 @@
 //! What a person can ask of one machine while its lab runs.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use rustix::process::{Signal, kill_process_group};
 use tokio::sync::{mpsc, oneshot};
 
 use super::children::raw_pid;
+use super::node::Spec;
 use crate::api::types::{NodeOrder, NodeState};
 
 /// Orders of a machine that may wait for it.
 const BACKLOG: usize = 16;
 
-/// An order, and where the answer goes.
+/// Something a machine is to do, and where the answer goes.
 #[derive(Debug)]
 pub struct Request {
     /// What is to be done.
-    pub order: NodeOrder,
+    pub task: Task,
     answer: oneshot::Sender<Result<(), Refusal>>,
+}
+
+/// What a machine can be asked for.
+#[derive(Debug)]
+pub enum Task {
+    /// What a person orders.
+    Order(NodeOrder),
+    /// Be another machine from the next boot on.
+    Become {
+        /// What it is then.
+        spec: Box<Spec>,
+        /// If it runs, it boots again.
+        restart: bool,
+    },
+    /// End, and be no more.
+    Leave,
 }
 
 /// Why an order is not obeyed.
@@ -42,10 +62,40 @@ impl Orders {
     /// Gives an order. It is obeyed one after the other, and has been when this returns; a machine that is started or
     /// restarted has then begun to boot.
     pub async fn give(&self, order: NodeOrder) -> Result<(), Refusal> {
+        self.ask(Task::Order(order)).await
+    }
+
+    /// The same with anything a machine can be asked for.
+    pub async fn ask(&self, task: Task) -> Result<(), Refusal> {
         let (answer, obeyed) = oneshot::channel();
-        let request = Request { order, answer };
+        let request = Request { task, answer };
         self.0.send(request).await.map_err(|_| Refusal::Ending)?;
         obeyed.await.unwrap_or(Err(Refusal::Ending))
+    }
+}
+
+/// Who gives orders to which machine of a lab; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Roster(Arc<Mutex<HashMap<String, Orders>>>);
+
+impl Roster {
+    /// Who gives orders to the machine called `name`.
+    pub fn find(&self, name: &str) -> Option<Orders> {
+        self.machines().get(name).cloned()
+    }
+
+    /// The machine called `name` takes its orders from here on.
+    pub fn enter(&self, name: &str, orders: Orders) {
+        self.machines().insert(name.to_owned(), orders);
+    }
+
+    /// The machine called `name` is no more.
+    pub fn strike(&self, name: &str) {
+        self.machines().remove(name);
+    }
+
+    fn machines(&self) -> MutexGuard<'_, HashMap<String, Orders>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,7 +108,11 @@ impl Request {
 
     /// It cannot be obeyed in this state.
     pub fn refuse(self, state: NodeState) {
-        let refusal = Refusal::State(state, self.order);
+        let refusal = match self.task {
+            Task::Order(order) => Refusal::State(state, order),
+            // Neither is ever refused.
+            Task::Become { .. } | Task::Leave => Refusal::Ending,
+        };
         let _ = self.answer.send(Err(refusal));
     }
 }

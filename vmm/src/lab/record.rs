@@ -71,7 +71,10 @@ impl Track {
     }
 
     fn look(&mut self, at_ms: u64, direction: &LinkDirection) {
-        if self.attributes != direction.attributes {
+        // Another link of this name, which took the place of the one that was removed, has counted less.
+        let is_new = direction.counters.in_frames < self.before.in_frames
+            || direction.counters.out_frames < self.last.0;
+        if is_new || self.attributes != direction.attributes {
             *self = Self::new(at_ms, direction);
             return;
         }

@@ -205,6 +205,16 @@ impl LabPaths {
         self.nodes().join(node)
     }
 
+    /// Makes the folder of a node.
+    pub fn create_node(&self, node: &str) -> io::Result<()> {
+        create_private(&self.node(node))
+    }
+
+    /// A copy of the topology file, of a lab that has changed since its launch.
+    pub fn topology(&self) -> PathBuf {
+        self.folder.join("topology.json")
+    }
+
     /// The socket that leads to a node's agent.
     pub fn agent(&self, node: &str) -> PathBuf {
         self.node(node).join("agent.sock")
@@ -248,11 +258,6 @@ impl RunFolder {
     /// Another handle on the lock, for the janitor: the lab counts as running until both are closed.
     pub fn share_lock(&self) -> io::Result<File> {
         self.lock.try_clone()
-    }
-
-    /// Makes the folder of a node.
-    pub fn create_node(&self, node: &str) -> io::Result<()> {
-        create_private(&self.paths.node(node))
     }
 
     /// Removes the folder with all that is in it.
@@ -399,7 +404,7 @@ mod tests {
     fn what_a_killed_lab_left_is_swept() {
         let (_guard, root) = root();
         let lab = root.create("one").unwrap();
-        lab.create_node("a").unwrap();
+        lab.paths.create_node("a").unwrap();
         fs::write(lab.paths.serial("a"), "log").unwrap();
         let folder = lab.paths.folder().to_path_buf();
         drop(lab);
@@ -411,7 +416,7 @@ mod tests {
     fn a_launch_clears_what_a_killed_lab_left() {
         let (_guard, root) = root();
         let lab = root.create("one").unwrap();
-        lab.create_node("a").unwrap();
+        lab.paths.create_node("a").unwrap();
         drop(lab);
         let lab = root.create("one").unwrap();
         assert!(!lab.paths.node("a").exists());

@@ -1,5 +1,7 @@
 //! How a lab stands, and who wants to know.
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -29,22 +31,22 @@ struct Shared {
 #[derive(Debug)]
 struct Inner {
     lab: Lab,
-    agents: Vec<Option<Agent>>,
-    consoles: Vec<Option<Console>>,
+    /// Of the nodes that have one.
+    agents: HashMap<String, Agent>,
+    /// Of the nodes whose machine runs.
+    consoles: HashMap<String, Console>,
 }
 
 impl State {
     /// The state of a lab that starts now.
     pub fn new(lab: Lab) -> Self {
-        let agents = lab.nodes.iter().map(|_| None).collect();
-        let consoles = lab.nodes.iter().map(|_| None).collect();
         let phase = watch::Sender::new(lab.phase);
         Self(Arc::new(Shared {
             launched: Instant::now(),
             inner: Mutex::new(Inner {
                 lab,
-                agents,
-                consoles,
+                agents: HashMap::new(),
+                consoles: HashMap::new(),
             }),
             events: broadcast::Sender::new(EVENT_BACKLOG),
             phase,
@@ -80,8 +82,10 @@ impl State {
     }
 
     /// A node as it is now.
-    pub fn node(&self, index: usize) -> Option<Node> {
-        self.inner().lab.nodes.get(index).cloned()
+    pub fn node(&self, name: &str) -> Option<Node> {
+        let inner = self.inner();
+        let found = inner.lab.nodes.iter().find(|node| node.name == name);
+        found.cloned()
     }
 
     /// The lab as it is now, and everything that changes from then on.
@@ -105,9 +109,10 @@ impl State {
     }
 
     /// Changes a node.
-    pub fn update(&self, index: usize, change: impl FnOnce(&mut Node)) {
+    pub fn update(&self, name: &str, change: impl FnOnce(&mut Node)) {
         let mut inner = self.inner();
-        let Some(node) = inner.lab.nodes.get_mut(index) else {
+        let mut nodes = inner.lab.nodes.iter_mut();
+        let Some(node) = nodes.find(|node| node.name == name) else {
             return;
         };
         change(node);
@@ -120,11 +125,46 @@ impl State {
         }
     }
 
-    /// Waits until a node is ready, or stays what it is without having got there.
-    pub async fn settled(&self, index: usize) -> NodeState {
+    /// A node has come.
+    pub fn add(&self, node: Node) {
+        let mut inner = self.inner();
+        inner.lab.nodes.push(node.clone());
+        let node = Box::new(node);
+        self.send(Change::Node { node });
+    }
+
+    /// A node is no more.
+    pub fn remove(&self, name: &str) {
+        let mut inner = self.inner();
+        inner.lab.nodes.retain(|node| node.name != name);
+        inner.agents.remove(name);
+        inner.consoles.remove(name);
+        let node = name.to_owned();
+        self.send(Change::NodeRemoved { node });
+    }
+
+    /// The lab is what a new topology says: its nodes are in this order.
+    pub fn renewed(
+        &self,
+        revision: u64,
+        file: PathBuf,
+        description: Option<String>,
+        names: &[&str],
+    ) {
+        let mut inner = self.inner();
+        let place = |node: &Node| names.iter().position(|name| *name == node.name);
+        inner.lab.nodes.sort_by_key(place);
+        inner.lab.description = description;
+        inner.lab.file = file;
+        inner.lab.revision = revision;
+        self.send(Change::Topology { revision });
+    }
+
+    /// Waits until a node is ready, or stays what it is without having got there; one that is no more has failed.
+    pub async fn settled(&self, name: &str) -> NodeState {
         let mut changes = self.0.events.subscribe();
         loop {
-            match self.node(index) {
+            match self.node(name) {
                 Some(node) if !is_settled(node.state) => {}
                 node => return node.map_or(NodeState::Failed, |node| node.state),
             }
@@ -182,27 +222,31 @@ impl State {
     }
 
     /// The way to a node's agent, or that there is none.
-    pub fn set_agent(&self, index: usize, agent: Option<Agent>) {
-        if let Some(place) = self.inner().agents.get_mut(index) {
-            *place = agent;
-        }
+    pub fn set_agent(&self, name: &str, agent: Option<Agent>) {
+        let agents = &mut self.inner().agents;
+        match agent {
+            Some(agent) => agents.insert(name.to_owned(), agent),
+            None => agents.remove(name),
+        };
     }
 
     /// The way to a node's agent, while it has one.
-    pub fn agent(&self, index: usize) -> Option<Agent> {
-        self.inner().agents.get(index).cloned().flatten()
+    pub fn agent(&self, name: &str) -> Option<Agent> {
+        self.inner().agents.get(name).cloned()
     }
 
     /// A node's serial port, or that there is none.
-    pub fn set_console(&self, index: usize, console: Option<Console>) {
-        if let Some(place) = self.inner().consoles.get_mut(index) {
-            *place = console;
-        }
+    pub fn set_console(&self, name: &str, console: Option<Console>) {
+        let consoles = &mut self.inner().consoles;
+        match console {
+            Some(console) => consoles.insert(name.to_owned(), console),
+            None => consoles.remove(name),
+        };
     }
 
     /// A node's serial port, while its machine runs.
-    pub fn console(&self, index: usize) -> Option<Console> {
-        self.inner().consoles.get(index).cloned().flatten()
+    pub fn console(&self, name: &str) -> Option<Console> {
+        self.inner().consoles.get(name).cloned()
     }
 
     /// Asks for the end of the lab.

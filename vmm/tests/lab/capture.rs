@@ -34,7 +34,7 @@ fn asked(listener: &UnixListener) -> (Value, UnixStream) {
         BufReader::new(&stream).read_line(&mut line).unwrap();
         let request: Value = serde_json::from_str(&line).unwrap();
         match request["op"].as_str() {
-            Some("stats") => answer_stats(&stream),
+            Some("stats" | "brief") => answer_stats(&stream),
             Some("capture") => return (request["capture"].clone(), stream),
             other => panic!("not expected: {other:?}"),
         }
@@ -44,7 +44,9 @@ fn asked(listener: &UnixListener) -> (Value, UnixStream) {
 fn answer_stats(mut stream: &UnixStream) {
     let direction = r#"{"in_frames":0,"in_bytes":0,"out_frames":0,"out_bytes":0,"drops":{},"duplicated":0,"corrupted":0,
         "marked":0,"queued":0,"queued_max":0,"lateness":{"count":0,"p50":0,"p99":0,"max":0}}"#;
-    let link = format!(r#"{{"attributes":[{{}},{{}}],"directions":[{direction},{direction}]}}"#);
+    let link = format!(
+        r#"{{"name":"a:eth0--b:eth0","attributes":[{{}},{{}}],"directions":[{direction},{direction}]}}"#
+    );
     let answer = format!(r#"{{"stats":{{"links":[{link}]}}}}"#).replace('\n', "");
     // Who asked may be gone.
     let _ = writeln!(stream, "{answer}");

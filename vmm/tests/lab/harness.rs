@@ -67,6 +67,15 @@ impl Place {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
+    /// A place with the real switch.
+    pub fn with_real_switch() -> Self {
+        let place = Self::new();
+        let examples = Path::new(env!("CARGO_BIN_EXE_vmm")).with_file_name("examples");
+        let switch = examples.join("lab-switch");
+        place.switch(&format!("exec '{}' \"$@\"", switch.display()));
+        place
+    }
+
     /// `vmm` with `args`.
     pub fn vmm(&self, args: &[&str]) -> Command {
         let vmm = Path::new(env!("CARGO_BIN_EXE_vmm"));

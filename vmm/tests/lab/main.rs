@@ -3,6 +3,7 @@
 
 mod api;
 mod capture;
+mod change;
 mod console;
 mod cp;
 mod exec;

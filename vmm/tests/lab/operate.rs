@@ -1,8 +1,9 @@
 //! What a person does to the nodes of a running lab.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::Place;
+use crate::harness::{Place, kill};
 
 fn node(place: &Place, name: &str) -> Value {
     let nodes = place.nodes();
@@ -111,6 +112,26 @@ fn a_node_that_ended_or_failed_is_started_again() {
     place.wait_until("a is started again", || node(&place, "a")["restarts"] == 1);
     place.wait_until("a fails again", || node(&place, "a")["state"] == "failed");
     place.ok(&["exec", "b", "--", "true"]);
+    place.ok(&["stop"]);
+    place.assert_clean();
+}
+
+#[test]
+fn a_node_whose_monitor_is_killed_is_what_the_topology_says() {
+    let place = Place::new();
+    place.topology(
+        r#"{"name": "two", "nodes": {"a": {"kind": "host", "on": {"crash": "restart"}}, "b": {"kind": "host"}}}"#,
+    );
+    place.launch();
+    for name in ["a", "b"] {
+        let pid = node(&place, name)["pid"].as_u64().unwrap();
+        kill(u32::try_from(pid).unwrap(), Signal::KILL);
+    }
+    place.wait_until("a is back", || {
+        let a = node(&place, "a");
+        (&a["state"], &a["restarts"]) == (&"ready".into(), &1.into())
+    });
+    place.wait_until("b is not", || node(&place, "b")["state"] == "failed");
     place.ok(&["stop"]);
     place.assert_clean();
 }

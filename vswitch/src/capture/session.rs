@@ -12,6 +12,7 @@ use super::request::{Request, RequestError};
 use super::stream::{Epoch, Interface, Stream};
 use super::tap::{InterfaceCounters, Interfaces, RING_BYTES, Record, Records, Settings, Tap};
 use crate::clock::Time;
+use crate::config::LinkPlan;
 use crate::shard::Gone;
 use crate::switch::View;
 
@@ -133,8 +134,15 @@ impl Source {
 impl Session {
     /// Starts a capture: from now on nothing of what is asked for is missed silently.
     pub fn start(view: &Arc<View>, request: &Request) -> Result<Self, SessionError> {
+        view.with_links(|links| Self::start_on(view, links, request))
+    }
+
+    fn start_on(
+        view: &Arc<View>,
+        links: &[LinkPlan],
+        request: &Request,
+    ) -> Result<Self, SessionError> {
         let (filter, snaplen) = request.check()?;
-        let links = view.links();
         let selected = request.select(links)?;
         let mut of_shard: Vec<(usize, Interfaces)> = Vec::new();
         let mut interfaces = Vec::with_capacity(selected.len());

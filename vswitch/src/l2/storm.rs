@@ -29,6 +29,11 @@ impl Storm {
         }
     }
 
+    /// Goes on from where `before`, perhaps with another limit, has been.
+    pub fn resume(&mut self, before: &Self) {
+        self.expected = before.expected;
+    }
+
     /// Whether a frame that comes at `now` may pass. One always may after a while without any.
     pub fn passes(&mut self, size: Size, now: Time) -> bool {
         if self.expected > now + BURST {

@@ -44,6 +44,25 @@ impl Switch {
         }
     }
 
+    /// Has other attributes and ports from now on; `moved` says for each port it had, which it is now. What was learnt stays, except
+    /// from ports that are gone.
+    pub fn rewire(&mut self, attributes: &SwitchNode, moved: &[Option<usize>]) {
+        let mut new = Self::new(attributes);
+        for (old, to) in std::mem::take(&mut self.ports).into_iter().zip(moved) {
+            if let Some(to) = to
+                && let Some(port) = new.ports.get_mut(*to)
+                && let (Some(storm), Some(before)) = (&mut port.storm, &old.storm)
+            {
+                storm.resume(before);
+                port.told = old.told;
+            }
+        }
+        self.table
+            .rewire(attributes.ageing, attributes.table_limit as usize, moved);
+        self.ports = new.ports;
+        self.forward_reserved = new.forward_reserved;
+    }
+
     /// Learns the source and looks the destination up.
     pub fn decide(&mut self, port: usize, head: &Head, size: Size, now: Time) -> Decision {
         let vlan = match self.vlan(port) {

@@ -66,6 +66,21 @@ impl MacTable {
         }
     }
 
+    /// Has another ageing and limit, and other ports, from now on; `moved` says for each port, which it is now. What is behind ports that
+    /// are gone is forgotten.
+    pub fn rewire(&mut self, ageing: Duration, limit: usize, moved: &[Option<usize>]) {
+        (self.ageing, self.limit) = (ageing, limit);
+        let stays = |(port, to): (usize, &Option<usize>)| *to == Some(port);
+        if moved.iter().enumerate().all(stays) {
+            return;
+        }
+        self.entries.retain(|_, entry| {
+            let to = moved.get(entry.port).copied().flatten();
+            entry.port = to.unwrap_or(entry.port);
+            to.is_some()
+        });
+    }
+
     /// Where `mac` is.
     pub fn find(&mut self, vlan: u16, mac: Mac, now: Time) -> Place {
         let key = key(vlan, mac);

@@ -134,6 +134,16 @@ impl<T> Propagation<T> {
         self.line.pop()
     }
 
+    /// Shows everything that is on the way, in any order.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(&T)) {
+        let early = self.line.early.iter().map(|Reverse(due)| due);
+        self.line
+            .line
+            .iter()
+            .chain(early)
+            .for_each(|due| visit(&due.item));
+    }
+
     pub(super) fn len(&self) -> usize {
         self.line.len()
     }

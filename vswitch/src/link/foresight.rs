@@ -72,6 +72,11 @@ impl<T> Foresight<T> {
         self.lost.len()
     }
 
+    /// Shows frames that will not arrive and are not handed out yet.
+    pub(super) fn each_lost(&self, visit: &mut dyn FnMut(&T)) {
+        self.lost.iter().for_each(|(_, item, _)| visit(item));
+    }
+
     #[inline]
     fn first_waiting(&self) -> Option<&Planned> {
         self.planned.get(usize::from(self.has_begun))

@@ -4,7 +4,7 @@ use rand_core::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// Hands out the draws of each direction, in a fixed order: those of the n-th are always the same for a seed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Streams(Xoshiro256PlusPlus);
 
 /// The draws of one direction: a stream for each purpose, none of which overlaps another of the lab. So what is drawn for one purpose
@@ -26,6 +26,13 @@ impl Streams {
     /// The streams of `seed`.
     pub fn new(seed: u64) -> Self {
         Self(Xoshiro256PlusPlus::seed_from_u64(seed))
+    }
+
+    /// Leaves the streams of so many directions out.
+    pub fn skip(&mut self, directions: usize) {
+        for _ in 0..directions {
+            self.0.long_jump();
+        }
     }
 
     /// The streams of the next direction: 2^64 of 2^128 numbers each.

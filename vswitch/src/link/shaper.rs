@@ -509,6 +509,14 @@ impl<T> Shaper<T> {
         }
     }
 
+    /// Shows every frame anywhere in this direction to `visit`, in any order.
+    pub fn each(&mut self, visit: &mut dyn FnMut(&T)) {
+        self.each_unsent(&mut |item| visit(item));
+        self.foresight.each_lost(visit);
+        self.propagation.each(visit);
+        self.dropped.iter().for_each(|(item, _)| visit(item));
+    }
+
     /// Frames waiting for the transmitter.
     pub fn queued(&self) -> usize {
         self.queue.len() + self.foresight.waiting().0

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
@@ -75,7 +76,7 @@ impl<'a> Handler<'a> {
             status: &port.status,
             shard,
             policy,
-            offered: if port.plan.offloads {
+            offered: if port.offloads.load(Ordering::Relaxed) {
                 OFFERED
             } else {
                 OFFERED & !OFFLOADS

@@ -11,6 +11,8 @@ mod status;
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,6 +45,8 @@ pub struct Port {
     role: Role,
     status: Status,
     connection: Mutex<Connection>,
+    /// Offloads are offered to the next front-end.
+    offloads: AtomicBool,
     /// No more connections are wanted.
     closed: Condvar,
 }
@@ -61,6 +65,7 @@ impl Port {
     pub fn new(plan: PortPlan, role: Role) -> Self {
         let status = Status::new(plan.name.clone());
         Self {
+            offloads: AtomicBool::new(plan.offloads),
             plan,
             role,
             status,
@@ -95,14 +100,28 @@ impl Port {
             .problem(&format!("its {queue} ring was stopped: {violation}"));
     }
 
-    /// Starts the control thread.
-    pub fn spawn(self: &Arc<Self>, shard: Handle, policy: Policy) -> io::Result<JoinHandle<()>> {
+    /// Offers offloads to the next front-end, or does not.
+    pub fn offer_offloads(&self, offer: bool) {
+        self.offloads.store(offer, Ordering::Relaxed);
+    }
+
+    /// Starts the control thread. It serves nobody before it hears from `go`, and ends if it never will.
+    pub fn spawn(
+        self: &Arc<Self>,
+        shard: Handle,
+        policy: Policy,
+        go: Receiver<()>,
+    ) -> io::Result<JoinHandle<()>> {
         let port = Arc::clone(self);
         // The vhost crate's handler needs little; a thousand ports should not reserve gigabytes.
         let thread = std::thread::Builder::new()
             .name(self.plan.name.clone())
             .stack_size(256 << 10);
-        thread.spawn(move || port.run(&shard, policy))
+        thread.spawn(move || {
+            if go.recv().is_ok() {
+                port.run(&shard, policy);
+            }
+        })
     }
 
     /// Cuts the connection and ends the control thread.

@@ -417,6 +417,12 @@ impl RxRing {
         self.ring.unpop(count);
     }
 
+    /// Takes all buffers back that were set aside and are not delivered, as if that had not been done. Frames that later ones have overtaken
+    /// are delivered as they are, because buffers are returned in order.
+    pub fn take_back(&mut self) {
+        self.ring.take_back();
+    }
+
     /// Returns the buffers of a frame to the guest, all at once.
     #[inline]
     pub fn deliver(&mut self, reservation: Reservation) {

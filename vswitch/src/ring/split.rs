@@ -337,6 +337,28 @@ impl SplitRing {
         }
     }
 
+    /// Puts chains that were taken and are not done back, as if they had not been taken. Those behind which others are done are
+    /// returned as they are.
+    pub(super) fn take_back(&mut self) {
+        let owner = |ring: &Self, position: u16| {
+            let head = ring.order[usize::from(position & ring.mask)];
+            (head, ring.chains[usize::from(head)].owner)
+        };
+        while self.next_avail != self.oldest
+            && owner(self, self.next_avail.wrapping_sub(1)).1 == Owner::Switch
+        {
+            self.unpop(1);
+        }
+        let mut position = self.oldest;
+        while position != self.next_avail {
+            let (head, owner) = owner(self, position);
+            position = position.wrapping_add(1);
+            if owner == Owner::Switch {
+                self.done(head);
+            }
+        }
+    }
+
     /// Copies the chain whose first descriptor is `d` into its place in `chains`, checking every field.
     #[inline(never)]
     fn walk(&mut self, head: u16, mut d: Descriptor, access: Access) -> Result<(), Violation> {

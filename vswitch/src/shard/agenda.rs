@@ -21,6 +21,11 @@ impl Agenda {
         }
     }
 
+    /// Makes room for so many directions.
+    pub(super) fn grow(&mut self, directions: usize) {
+        self.current.resize(directions, None);
+    }
+
     /// The next event of `direction` is at `at`. Events of a direction only ever move to an earlier time before they happen.
     #[inline]
     pub(super) fn schedule(&mut self, direction: usize, at: Option<Time>) {

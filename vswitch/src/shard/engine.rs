@@ -11,10 +11,10 @@ use super::pool::Pool;
 use super::{Notice, Patience};
 use crate::capture::{Points, Tap};
 use crate::clock::Time;
-use crate::config::{DirectionPlan, LinkChange, ShardPlan, Sink, TimedChange};
+use crate::config::{DirectionPlan, LinkChange, ShardPlan, ShardPort, Sink, TimedChange};
 use crate::counters::{DirectionCounters, Drop, PortCounters, ShardCounters};
 use crate::frame::{Frame, Info, Place, SenderRef};
-use crate::link::{Path, Shaper, Step};
+use crate::link::{DirectionStreams, Path, Shaper, Step};
 use crate::ring::{BATCH, EventFd, RxRing, Taken, TxRing, Violation};
 
 /// Events worked off before rings get their turn.
@@ -115,8 +115,32 @@ pub(super) struct Lane {
     pub(super) counters: Arc<DirectionCounters>,
 }
 
+impl Port {
+    pub(super) fn new(plan: ShardPort) -> Self {
+        Self {
+            egress: plan.egress,
+            counters: plan.counters,
+            tx_generation: 0,
+            rx_generation: 0,
+        }
+    }
+}
+
 impl Lane {
-    fn new(plan: DirectionPlan, origin: Time) -> Self {
+    /// What is in the place of a direction that is gone: no frame enters it.
+    pub(super) fn vacant(streams: &DirectionStreams, origin: Time) -> Self {
+        let plan = DirectionPlan {
+            attributes: Direction::default(),
+            streams: streams.clone(),
+            sink: Sink::Port(usize::MAX),
+            held_port: None,
+            bridge: None,
+            counters: Arc::default(),
+        };
+        Self::new(plan, origin)
+    }
+
+    pub(super) fn new(plan: DirectionPlan, origin: Time) -> Self {
         Self {
             shaper: Shaper::new(&plan.attributes, &plan.streams, origin),
             attributes: plan.attributes,
@@ -197,6 +221,8 @@ pub struct Engine {
     pub(super) taps: Vec<Tap>,
     /// The time of the present call.
     pub(super) now: Time,
+    /// When schedules and traces begin.
+    pub(super) origin: Time,
     /// Directions whose frames have arrived and are not shown to their receivers yet, with the ideal times.
     pub(super) arrivals: Vec<(usize, Time)>,
     /// Reads the time at which they are shown; without, it is the time of the call.
@@ -210,13 +236,7 @@ impl Engine {
     /// The data path of `plan`; `patience` says how long a ring is polled before the guest is asked to kick again. Schedules and
     /// traces begin at `origin`.
     pub fn new(plan: ShardPlan, patience: Patience, origin: Time) -> Self {
-        let port = |p: crate::config::ShardPort| Port {
-            egress: p.egress,
-            counters: p.counters,
-            tx_generation: 0,
-            rx_generation: 0,
-        };
-        let ports: Vec<Port> = plan.ports.into_iter().map(port).collect();
+        let ports: Vec<Port> = plan.ports.into_iter().map(Port::new).collect();
         let lane = |plan| Lane::new(plan, origin);
         let lanes: Vec<Lane> = plan.directions.into_iter().map(lane).collect();
         let timed = |change: TimedChange| (origin + change.at, change.change);
@@ -245,6 +265,7 @@ impl Engine {
             notices: Vec::new(),
             taps: Vec::new(),
             now: origin,
+            origin,
             arrivals: Vec::with_capacity(EVENTS),
             clock: None,
             held_up: Vec::new(),
@@ -252,6 +273,11 @@ impl Engine {
             ports,
             lanes,
         }
+    }
+
+    /// How many ports there have been.
+    pub fn port_count(&self) -> usize {
+        self.ports.len()
     }
 
     /// Measures lateness by `clock` from now on.

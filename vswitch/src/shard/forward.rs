@@ -17,6 +17,7 @@ use crate::frame::{Frame, Info, Place, SenderRef};
 use crate::l2::{self, Bridge, Verdict};
 use crate::link::{Fate, Path, Transmitted};
 use crate::memory::Segment;
+use crate::rewiring::BridgeRewiring;
 use crate::ring::{Content, NoBuffer, Part, Reservation};
 
 /// A layer-2 node in place.
@@ -35,6 +36,28 @@ impl Node {
             egress: plan.egress,
             counters: plan.counters,
         }
+    }
+
+    /// What is in the place of a node that is gone.
+    pub(super) fn vacant() -> Self {
+        Self {
+            bridge: Bridge::Hub,
+            egress: Vec::new(),
+            counters: Arc::default(),
+        }
+    }
+
+    /// Has other ports, and perhaps other attributes, from now on. The old egress is in `rewiring` afterwards.
+    pub(super) fn rewire(&mut self, rewiring: &mut BridgeRewiring) {
+        let BridgeRewiring {
+            attributes,
+            moved,
+            egress,
+        } = rewiring;
+        if let (Bridge::Switch(switch), Some(attributes)) = (&mut self.bridge, attributes) {
+            switch.rewire(attributes, moved);
+        }
+        std::mem::swap(&mut self.egress, egress);
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use rustix::event::{EventfdFlags, eventfd};
 use thiserror::Error;
 
-use super::Queue;
+use super::{Queue, Rewire};
 use crate::capture::Tap;
 use crate::config::LinkChange;
 use crate::external::Device;
@@ -53,6 +53,11 @@ pub enum Message {
     Change {
         change: Box<LinkChange>,
         done: Sender<()>,
+    },
+    /// Change what there is, then give back what is left over.
+    Rewire {
+        rewire: Box<Rewire>,
+        done: Sender<Box<Rewire>>,
     },
     /// Let a capture look at frames. Taps are made and freed by the one who captures.
     Tap { tap: Box<Tap>, done: Sender<()> },
@@ -119,6 +124,15 @@ impl Handle {
         let change = Box::new(change);
         self.send(Message::Change { change, done })?;
         answer.recv().map_err(|_| Gone)
+    }
+
+    /// Changes what there is and waits until that is done.
+    pub fn rewire(&self, rewire: Rewire) -> Result<(), Gone> {
+        let (done, answer) = mpsc::channel();
+        let rewire = Box::new(rewire);
+        self.send(Message::Rewire { rewire, done })?;
+        // What is left over is freed here.
+        answer.recv().map(drop).map_err(|_| Gone)
     }
 
     /// Lets a capture look at frames; when this returns it does.

@@ -10,6 +10,7 @@ mod load;
 mod mailbox;
 mod outside;
 mod pool;
+mod rewire;
 mod shortcut;
 mod take;
 mod tap;
@@ -29,6 +30,7 @@ use topology::model::Timing;
 pub use engine::{Engine, Queue, Stopped};
 pub use mailbox::{Gone, Handle, Message, Returned};
 pub use pool::{KEPT, Pool, Slot};
+pub use rewire::Rewire;
 pub use watchdog::{Watch, Watchdog};
 
 use crate::clock::Time;
@@ -300,6 +302,12 @@ impl Shard {
                     self.engine.change(&change, Time::now());
                     // Who does not wait for it has ended.
                     let _ = done.send(());
+                }
+                Message::Rewire { mut rewire, done } => {
+                    self.engine.rewire(&mut rewire, Time::now());
+                    self.kicks.resize_with(self.engine.port_count(), || None);
+                    // Who does not wait for it has ended.
+                    let _ = done.send(rewire);
                 }
                 Message::AddExternal { external, device } => {
                     // Edge-triggered: it is read until it has nothing more.

@@ -44,23 +44,45 @@ struct External {
     counters: Arc<PortCounters>,
 }
 
-impl Outside {
-    pub(super) fn new(externals: Vec<ShardPort>) -> Self {
-        let external = |plan: ShardPort| External {
+impl External {
+    fn new(plan: ShardPort) -> Self {
+        Self {
             device: None,
             outbox: Outbox::default(),
             is_ready: false,
             is_dirty: false,
             egress: plan.egress,
             counters: plan.counters,
-        };
+        }
+    }
+}
+
+impl Outside {
+    pub(super) fn new(externals: Vec<ShardPort>) -> Self {
         Self {
             ready: Vec::with_capacity(externals.len()),
             dirty: Vec::with_capacity(externals.len()),
-            externals: externals.into_iter().map(external).collect(),
+            externals: externals.into_iter().map(External::new).collect(),
             inbox: None,
             spare: Vec::with_capacity(BATCH),
         }
+    }
+
+    /// One more, without a device.
+    pub(super) fn add(&mut self, plan: ShardPort) {
+        self.externals.push(External::new(plan));
+    }
+
+    /// Takes the device of one that is gone. Nothing waits to be sent.
+    pub(super) fn remove(&mut self, external: usize) -> Option<Device> {
+        self.ready.retain(|other| *other != external);
+        self.externals[external].is_ready = false;
+        self.externals[external].device.take().map(|device| *device)
+    }
+
+    /// What is read goes this way from now on.
+    pub(super) fn set_egress(&mut self, external: usize, egress: Option<usize>) {
+        self.externals[external].egress = egress;
     }
 
     /// Whether there may be something to read.

@@ -71,7 +71,9 @@ impl Engine {
         let Sink::Port(receiver) = l.sink else {
             return 0;
         };
-        let Some(rx) = self.rx[receiver].as_mut().filter(|side| !side.broken) else {
+        // What is in the place of a direction that is gone leads nowhere, and may still be on the agenda.
+        let rx = self.rx.get_mut(receiver).and_then(Option::as_mut);
+        let Some(rx) = rx.filter(|side| !side.broken) else {
             return 0;
         };
         if l.tapped != Points::default() {

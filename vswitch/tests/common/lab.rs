@@ -136,6 +136,7 @@ impl Lab {
             timing: self.timing,
             nodes: self.nodes,
             links: self.links,
+            node_faults: Vec::new(),
             checks: Vec::new(),
         }
     }

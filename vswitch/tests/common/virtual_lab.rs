@@ -10,23 +10,31 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vswitch::clock::Time;
 use vswitch::config::{LinkPlan, Plan, PortPlan};
 use vswitch::counters::ShardCounters;
+use vswitch::link::Streams;
 use vswitch::memory::{Memory, Region, RegionSpec};
 use vswitch::net_header::Layout;
 use vswitch::port::features::VERSION_1;
+use vswitch::rewiring::{Present, Rewiring, Slots};
 use vswitch::ring::{EventFd, RingLayout, RxRing, SplitRing, TxRing};
-use vswitch::shard::Engine;
+use vswitch::shard::{Engine, Rewire};
 use vswitch::stats::{DirectionStats, ShardStats};
 
 use super::driver::{DriverRing, Guest, Header, Shape};
 
 pub struct VirtualLab {
     pub engine: Engine,
-    ports: Vec<PortPlan>,
-    links: Vec<LinkPlan>,
+    present: Present,
+    topology: Topology,
+    streams: Streams,
+    slots: Vec<Slots>,
     shard: Arc<ShardCounters>,
     guests: HashMap<String, Guest>,
+    shape: Shape,
     pub now: Time,
 }
+
+/// When every lab starts.
+const START: Time = Time::from_nanos(1_000_000_000);
 
 impl VirtualLab {
     /// A running lab with a guest at each interface.
@@ -37,18 +45,34 @@ impl VirtualLab {
     /// With guests of another shape at some interfaces.
     pub fn with_shapes(topology: &Topology, shape: Shape, others: &[(&str, Shape)]) -> Self {
         let mut plan = Plan::new(topology, 1).unwrap();
-        let now = Time::from_nanos(1_000_000_000);
+        let now = START;
+        let slots = plan.shards.iter().map(Slots::from).collect();
+        let mut streams = Streams::new(topology.seed);
+        streams.skip(2 * topology.links.len());
         let shard = Arc::clone(&plan.shards[0].counters);
         let engine = Engine::new(plan.shards.remove(0), Timing::Eco.into(), now);
         let mut lab = Self {
             engine,
-            ports: plan.ports,
-            links: plan.links,
+            present: Present {
+                ports: plan.ports,
+                externals: plan.externals,
+                links: plan.links,
+                nodes: plan.nodes,
+            },
+            topology: topology.clone(),
+            streams,
+            slots,
             shard,
             guests: HashMap::new(),
+            shape,
             now,
         };
-        for name in lab.ports.iter().map(|p| p.name.clone()).collect::<Vec<_>>() {
+        for name in lab
+            .ports()
+            .iter()
+            .map(|p| p.name.clone())
+            .collect::<Vec<_>>()
+        {
             let other = others.iter().find(|(n, _)| *n == name);
             let shape = other.map_or(shape, |(_, shape)| *shape);
             lab.guests.insert(name.clone(), Guest::new(shape));
@@ -63,11 +87,52 @@ impl VirtualLab {
     }
 
     pub fn links(&self) -> &[LinkPlan] {
-        &self.links
+        &self.present.links
+    }
+
+    fn ports(&self) -> &[PortPlan] {
+        &self.present.ports
+    }
+
+    /// Makes it a lab of `topology` from now on. Guests whose interface is gone are gone, new interfaces get new ones.
+    pub fn rewire(&mut self, topology: &Topology) {
+        let rewiring = Rewiring::new(
+            &self.topology,
+            &self.present,
+            topology,
+            &mut self.streams,
+            &self.slots,
+            self.now.since(START),
+        );
+        let mut rewiring = rewiring.unwrap();
+        let stays = |port: &PortPlan| rewiring.present.ports.iter().any(|p| p.name == port.name);
+        for port in self.present.ports.iter().filter(|port| !stays(port)) {
+            self.engine.remove_rx(port.index);
+            self.engine.remove_tx(port.index);
+            self.guests.remove(&port.name);
+        }
+        let mut rewire = Rewire::new(rewiring.shards.remove(0), START);
+        self.engine.rewire(&mut rewire, self.now);
+        self.present = rewiring.present;
+        self.slots = rewiring.slots;
+        self.topology = topology.clone();
+        for name in self
+            .ports()
+            .iter()
+            .map(|p| p.name.clone())
+            .collect::<Vec<_>>()
+        {
+            if !self.guests.contains_key(&name) {
+                self.guests.insert(name.clone(), Guest::new(self.shape));
+                self.start_rx(&name, 0);
+                self.start_tx(&name, 0);
+            }
+        }
     }
 
     pub fn index(&self, name: &str) -> usize {
-        self.ports.iter().find(|p| p.name == name).unwrap().index
+        let found = self.ports().iter().find(|p| p.name == name);
+        found.unwrap().index
     }
 
     pub fn guest(&mut self, name: &str) -> &mut Guest {
@@ -152,7 +217,7 @@ impl VirtualLab {
     }
 
     pub fn direction(&self, from: &str, to: &str) -> DirectionStats {
-        let all = self.links.iter().flat_map(|l| {
+        let all = self.links().iter().flat_map(|l| {
             let [a, b] = &l.ends;
             [
                 DirectionStats::read(a, b, &l.directions[0]),
@@ -165,7 +230,7 @@ impl VirtualLab {
     }
 
     pub fn directions(&self) -> Vec<DirectionStats> {
-        let all = self.links.iter().flat_map(|l| {
+        let all = self.links().iter().flat_map(|l| {
             let [a, b] = &l.ends;
             [
                 DirectionStats::read(a, b, &l.directions[0]),

@@ -17,6 +17,10 @@ TO := 10.0.4.2
 HOPS := 10.0.3.1 10.0.2.1 10.0.1.1 10.0.4.2
 ENGINE := auto
 
+# bench-scale: how many nodes, lab after lab, and the memory of the nested host.
+NODES := 1,10,25,50
+NESTED_MEMORY := 8G
+
 # fuzz: how long each target runs.
 FUZZ_SECONDS := 60
 FUZZ_TARGETS := ring chain messages topology_file
@@ -117,6 +121,18 @@ bench-switch: ## Measure the switch beside Open vSwitch, DPDK and a plain back-e
 	@.ci/setup bench
 	cargo build --release --locked -p vswitch -p oracle -p bench
 	$(target)/release/bench-switch --vswitch $(target)/release/vswitch --oracle $(target)/release/oracle --json $(target)/bench-switch.json $(ARGS)
+
+.PHONY: bench-scale
+bench-scale: build image ## Measure what a node costs, lab after lab of NODES; in the nested KVM host where this machine has no KVM
+	@.ci/setup bench
+	cargo build --release --locked -p bench
+	measure=($(target)/release/bench-scale --vmm $(vmm) --nodes $(NODES) $(ARGS))
+	if grep -qwE 'vmx|svm' /proc/cpuinfo && [ -w /dev/kvm ]; then
+	    "$${measure[@]}"
+	else
+	    echo "==> in the nested KVM host: times compare, they say nothing about hardware"
+	    tests/nested/run --memory $(NESTED_MEMORY) --timeout 3000 -- "$${measure[@]}"
+	fi
 
 .PHONY: pictures
 pictures: build image ## Make the pictures of the README anew, from a real lab

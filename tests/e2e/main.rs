@@ -7,8 +7,10 @@ mod bad_input;
 mod change;
 mod copies;
 mod ends;
+mod escapes;
 mod faults;
 mod launch;
+mod limits;
 mod measure;
 mod nodes;
 mod offloads;
@@ -17,6 +19,7 @@ mod outside;
 mod queues;
 mod shell;
 mod tutorial;
+mod user;
 
 use std::process::ExitCode;
 
@@ -56,6 +59,10 @@ const LABS: &[(&str, Run)] = &[
     ("operate::nodes_live", operate::nodes_live),
     ("change::while_it_runs", change::while_it_runs),
     ("change::a_partition_heals", change::a_partition_heals),
+    ("user::not_root", user::not_root),
+    ("user::others_are_refused", user::others_are_refused),
+    ("limits::enforced", limits::enforced),
+    ("limits::not_enforced", limits::not_enforced),
     ("operate::looked_at", operate::looked_at),
     ("offloads::on_and_off", offloads::on_and_off),
     ("nodes::in_and_out", nodes::in_and_out),
@@ -65,6 +72,7 @@ const LABS: &[(&str, Run)] = &[
 /// An emulated processor inside an emulated processor is too slow for the rates these need, and a page is typed once.
 const QEMU_ONLY: &[(&str, Run)] = &[
     ("tutorial::typed", tutorial::typed),
+    ("escapes::qemu_and_switch", escapes::qemu_and_switch),
     ("queues::in_the_link", queues::in_the_link),
     ("queues::in_the_guest", queues::in_the_guest),
     (
@@ -74,7 +82,9 @@ const QEMU_ONLY: &[(&str, Run)] = &[
 ];
 
 const KVM_ONLY: &[(&str, Run)] = &[
+    ("escapes::monitor", escapes::monitor),
     ("measure::router_with_24_nics", measure::router_with_24_nics),
+    ("limits::delegated", limits::delegated),
     ("measure::iperf", measure::iperf),
     ("measure::overhead", measure::overhead),
     ("measure::boot_time", measure::boot_time),

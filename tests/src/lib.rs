@@ -7,6 +7,7 @@ pub mod lab;
 pub mod process;
 pub mod traces;
 mod tsc;
+pub mod user;
 pub mod world;
 
 pub use case::{Case, Engine, Needs};

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_child_subreaper};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -13,6 +14,7 @@ use crate::case::{self, Engine};
 use crate::lab::{Foreground, Lab};
 use crate::process::{self, Output, eventually};
 use crate::traces::{Process, Traces, descendants};
+use crate::user::User;
 
 /// How long the remains of a lab may take to vanish once it has ended or was killed.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,6 +27,7 @@ pub struct World {
     /// See [`guard`].
     guard: Child,
     before: Traces,
+    user: OnceLock<User>,
 }
 
 impl World {
@@ -44,7 +47,30 @@ impl World {
             folder,
             guard,
             before,
+            user: OnceLock::new(),
         })
+    }
+
+    /// From now on everything here is run by an ordinary user, in this control group if one is given. `None` where this process is an
+    /// ordinary user's itself.
+    pub fn become_user(&self, group: Option<&Path>) -> Result<Option<&User>> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let user = User::new(self.folder.path(), &bin_dir()?, &image_dir(), group)?;
+        ensure!(self.user.set(user).is_ok(), "one user is enough");
+        Ok(self.user.get())
+    }
+
+    /// Runs `vmm` as yet another ordinary user.
+    pub fn vmm_of_another(&self, arguments: &[&str]) -> Result<Output> {
+        let user = self.user.get().context("there are no others")?;
+        let mut command = user.others_program("vmm");
+        command
+            .current_dir("/")
+            .env("HOPYARD_RUN", self.run_folder())
+            .args(arguments);
+        process::run(command, b"", Duration::from_mins(1))
     }
 
     /// The engine under test; QEMU where a test does not care.
@@ -59,7 +85,10 @@ impl World {
 
     /// A program of this workspace, with this world's environment.
     pub fn program(&self, name: &str) -> Result<Command> {
-        let mut command = Command::new(bin_dir()?.join(name));
+        let mut command = match self.user.get() {
+            Some(user) => user.program(name),
+            None => Command::new(bin_dir()?.join(name)),
+        };
         command
             .current_dir(self.folder.path().join("files"))
             .env("HOPYARD_RUN", self.run_folder())
@@ -121,6 +150,11 @@ impl World {
             Lab::new(self, name),
             process::start(command, b"")?,
         ))
+    }
+
+    /// The lab of that name.
+    pub fn lab(&self, name: &str) -> Lab<'_> {
+        Lab::new(self, name)
     }
 
     /// `vmm ls --json`, read.

@@ -254,6 +254,19 @@ fn machine(old: &Machine, new: &Machine, after: bool, aspects: &mut Vec<Aspect>)
     note("vcpus", old.vcpus != new.vcpus, &|| {
         format!("{} → {}", old.vcpus, new.vcpus)
     });
+    let group = |machine: &Machine| {
+        (
+            machine.limits.cpu,
+            machine.limits.weight,
+            machine.limits.processors.clone(),
+        )
+    };
+    note("cpu", group(old) != group(new), nothing);
+    note(
+        "host-memory",
+        old.limits.memory != new.limits.memory,
+        nothing,
+    );
     note("kernel", old.kernel != new.kernel, nothing);
     note("rootfs", old.rootfs != new.rootfs, nothing);
     note("interfaces", old.interfaces != new.interfaces, &|| {

@@ -94,6 +94,10 @@ pub struct MachineDefaults {
     pub mtu: Option<u64>,
     /// As in an interface.
     pub queue_size: Option<u64>,
+    /// As in a machine.
+    pub cpu: Option<Cpu>,
+    /// As in a machine.
+    pub host_memory: Option<Size>,
 }
 
 /// A node; `kind` says which.
@@ -160,6 +164,22 @@ pub struct Machine {
     /// Absolute paths of files and folders that `vmm save` collects.
     #[serde(default)]
     pub save: Vec<String>,
+    /// What the node may take of the host's processors.
+    pub cpu: Option<Cpu>,
+    /// What the node's process may take of the host's memory beyond `memory`, 4MiB to 1024GiB; no limit by default.
+    pub host_memory: Option<Size>,
+}
+
+/// What a node may take of the host's processors.
+#[derive(Debug, Clone, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Cpu {
+    /// At most so much: processors as in `2`, or percent of one as in `"50%"`, 1% to 102400%.
+    pub limit: Option<Scalar>,
+    /// Its share when others want processors too, 1 to 10000; 100 is what everything else has.
+    pub weight: Option<u64>,
+    /// The host's processors it runs on, by number.
+    pub pin: Option<Vec<u64>>,
 }
 
 /// A network interface.
@@ -310,7 +330,7 @@ pub struct Isis {
 }
 
 /// The value of a kernel setting.
-#[derive(Debug, JsonSchema)]
+#[derive(Debug, Clone, JsonSchema)]
 #[schemars(untagged)]
 pub enum Scalar {
     /// As it is.

@@ -24,6 +24,7 @@ pub mod segment;
 mod verification;
 mod written;
 
+pub use host::{Files, Folder};
 pub use load::Loaded;
 pub use report::{Finding, Report, Severity};
 pub use schema::json_schema;

@@ -6,7 +6,7 @@ use crate::check;
 use crate::de;
 use crate::document::{self, Document};
 use crate::file::{Lab, Set};
-use crate::host::Folder;
+use crate::host::{Files, Folder};
 use crate::model::{Patch, Topology};
 use crate::report::{Diagnostic, Report, Severity};
 use crate::resolve::{Findings, attributes, resolve};
@@ -24,6 +24,8 @@ pub struct Loaded {
     pub topology: Topology,
     /// What hardly means what it says; often empty.
     pub warnings: Report,
+    /// The files that the text copies from.
+    pub files: Files,
 }
 
 impl Topology {
@@ -32,29 +34,21 @@ impl Topology {
     /// # Errors
     /// All that is wrong with the file, or why it could not be read.
     pub fn load(file: &Path) -> Result<Loaded, Report> {
-        Self::load_as(file, file)
-    }
-
-    /// Reads and checks `copy`, a copy of the topology file `file`, as if it were that.
-    ///
-    /// # Errors
-    /// As of [`Topology::load`].
-    pub fn load_as(copy: &Path, file: &Path) -> Result<Loaded, Report> {
         let unreadable = |error: &std::io::Error, help: &str| {
             let diagnostic = Diagnostic {
                 severity: Severity::Error,
                 span: None,
                 path: document::Path::default(),
-                message: format!("cannot read {}: {error}", copy.display()),
+                message: format!("cannot read {}: {error}", file.display()),
                 help: (!help.is_empty()).then(|| help.to_owned()),
             };
             Report::new(file, "", vec![diagnostic])
         };
-        let read = std::fs::metadata(copy).and_then(|metadata| {
+        let read = std::fs::metadata(file).and_then(|metadata| {
             if metadata.len() > MAX_FILE {
                 return Err(std::io::Error::other("it is larger than 64MiB"));
             }
-            std::fs::read(copy)
+            std::fs::read(file)
         });
         let bytes = match read {
             Ok(bytes) => bytes,
@@ -90,8 +84,16 @@ impl Topology {
     /// # Errors
     /// All that is wrong with the text.
     pub fn parse(text: &str, file: &Path) -> Result<Loaded, Report> {
+        Self::parse_in(text, file, &Folder::of(file))
+    }
+
+    /// As [`Topology::parse`], with the files that `folder` has.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse_in(text: &str, file: &Path, folder: &Folder) -> Result<Loaded, Report> {
         let mut diagnostics = Vec::new();
-        let topology = read(text, file, &mut diagnostics);
+        let topology = read(text, file, folder, &mut diagnostics);
         let failed = diagnostics
             .iter()
             .any(|diagnostic| diagnostic.severity == Severity::Error);
@@ -100,6 +102,7 @@ impl Topology {
                 text: text.to_owned(),
                 topology,
                 warnings: Report::new(file, text, diagnostics),
+                files: folder.files(),
             }),
             _ => {
                 // With parts of the file left out, warnings may be about what is not there.
@@ -118,6 +121,14 @@ impl Patch {
     /// # Errors
     /// All that is wrong with the text.
     pub fn parse(text: &str, file: &Path) -> Result<[Self; 2], Report> {
+        Self::parse_in(text, file, &Folder::of(file))
+    }
+
+    /// As [`Patch::parse`], with the files that `folder` has.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn parse_in(text: &str, file: &Path, folder: &Folder) -> Result<[Self; 2], Report> {
         let mut diagnostics = Vec::new();
         let set = Document::parse(text, &mut diagnostics).and_then(|mut document| {
             let written: Set = de::read(&mut document, &mut diagnostics)?;
@@ -125,9 +136,8 @@ impl Patch {
                 document: &document,
                 diagnostics: &mut diagnostics,
             };
-            let folder = Folder::of(file);
             let path = document::Path::default();
-            Some(attributes::set(&written, &path, &folder, &mut findings))
+            Some(attributes::set(&written, &path, folder, &mut findings))
         });
         match set {
             Some(set) if diagnostics.is_empty() => Ok(set),
@@ -136,12 +146,18 @@ impl Patch {
     }
 }
 
-fn read(text: &str, file: &Path, diagnostics: &mut Vec<Diagnostic>) -> Option<Topology> {
+fn read(
+    text: &str,
+    file: &Path,
+    folder: &Folder,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Topology> {
     let mut document = Document::parse(text, diagnostics)?;
     let lab: Lab = de::read(&mut document, diagnostics)?;
     let mut resolved = resolve(
         &lab,
         file,
+        folder,
         Findings {
             document: &document,
             diagnostics,
@@ -152,6 +168,6 @@ fn read(text: &str, file: &Path, diagnostics: &mut Vec<Diagnostic>) -> Option<To
         diagnostics,
     };
     check::check(&resolved, &mut findings);
-    routing::configure(&lab, file, &mut resolved, &mut findings);
+    routing::configure(&lab, folder, &mut resolved, &mut findings);
     Some(resolved.topology)
 }

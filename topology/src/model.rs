@@ -251,6 +251,28 @@ pub struct Machine {
     pub labels: BTreeMap<String, String>,
     /// Absolute paths inside the node of what is worth keeping.
     pub save: Vec<String>,
+    /// What its process may take of the host.
+    pub limits: Limits,
+}
+
+/// What the process of a machine may take of the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processor time in thousandths of a processor, 10 to 1024000.
+    pub cpu: Option<u32>,
+    /// Share of processors when others want them too, 1 to 10000; 100 is what everything else has.
+    pub weight: Option<u32>,
+    /// Numbers of the processors it runs on, in order, each once; none for any.
+    pub processors: Vec<u16>,
+    /// Bytes of memory beyond the guest's.
+    pub memory: Option<u64>,
+}
+
+impl Limits {
+    /// Whether it takes a control group to enforce them.
+    pub fn need_group(&self) -> bool {
+        self.cpu.is_some() || self.weight.is_some() || self.memory.is_some()
+    }
 }
 
 /// Whether a machine forwards packets.

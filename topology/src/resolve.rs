@@ -3,6 +3,7 @@
 pub mod attributes;
 mod external;
 mod fault;
+mod limits;
 mod link;
 mod machine;
 mod startup;
@@ -109,7 +110,7 @@ pub struct Resolved {
 /// What all parts of the resolution share.
 struct Resolver<'a> {
     lab: &'a file::Lab,
-    folder: Folder,
+    folder: &'a Folder,
     findings: Findings<'a>,
     out: Resolved,
     /// MAC addresses the file gives, with their places.
@@ -117,10 +118,15 @@ struct Resolver<'a> {
 }
 
 /// Builds the model as far as the file allows; what does not allow it is among the findings.
-pub fn resolve(lab: &file::Lab, file: &path::Path, findings: Findings<'_>) -> Resolved {
+pub fn resolve(
+    lab: &file::Lab,
+    file: &path::Path,
+    folder: &Folder,
+    findings: Findings<'_>,
+) -> Resolved {
     let mut resolver = Resolver {
         lab,
-        folder: Folder::of(file),
+        folder,
         findings,
         out: Resolved {
             topology: Topology {

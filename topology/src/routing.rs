@@ -6,7 +6,6 @@ mod ospf;
 mod rip;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path;
 
 use crate::document::Path;
 use crate::file::{self, Lines, Toggle};
@@ -69,15 +68,14 @@ struct Lab<'a> {
 /// Fills in `frr` of every machine with `routing`.
 pub fn configure(
     lab: &file::Lab,
-    file: &path::Path,
+    folder: &Folder,
     resolved: &mut Resolved,
     findings: &mut Findings<'_>,
 ) {
-    let folder = Folder::of(file);
     let speakers = lab.nodes.iter().map(|(name, node)| match node {
         file::Node::Host(machine) | file::Node::Router(machine) => {
             let path = Path::of("nodes").at(name.as_str()).at("routing");
-            speaker(machine.routing.as_ref()?, path, &folder, findings)
+            speaker(machine.routing.as_ref()?, path, folder, findings)
         }
         file::Node::Switch(_) | file::Node::Hub(_) | file::Node::External(_) => None,
     });

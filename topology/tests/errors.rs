@@ -278,7 +278,7 @@ fn shape() {
             3 | "colour": "red",
               | ^^^^^^^^
               |
-              = help: fields: memory, vcpus, kernel, rootfs, interfaces, routes, sysctls, files, commands, routing, ready, after, on, labels, save
+              = help: fields: memory, vcpus, kernel, rootfs, interfaces, routes, sysctls, files, commands, routing, ready, after, on, labels, save, cpu, host-memory
         "#]],
     );
     check_node(
@@ -963,6 +963,111 @@ fn addresses() {
           = help: take at least 1280, or remove the IPv6 addresses
     "#]],
     );
+}
+
+#[test]
+fn limits() {
+    for (written, message) in [
+        (
+            "\"cpu\": {\"limit\": \"0.5%\"}",
+            expect![[r#"
+                error: `limit` is out of range
+                 --> lab.json:2:18
+                  |
+                2 | "cpu": {"limit": "0.5%"} } } }
+                  |                  ^^^^^^
+                  |
+                  = help: it must be from 1% to 102400% of a processor
+            "#]],
+        ),
+        (
+            "\"cpu\": {\"limit\": 1025}",
+            expect![[r#"
+            error: `limit` is out of range
+             --> lab.json:2:18
+              |
+            2 | "cpu": {"limit": 1025} } } }
+              |                  ^^^^
+              |
+              = help: it must be from 1% to 102400% of a processor
+        "#]],
+        ),
+        (
+            "\"cpu\": {\"limit\": \"half\"}",
+            expect![[r#"
+            error: `limit` is no amount of processor time
+             --> lab.json:2:18
+              |
+            2 | "cpu": {"limit": "half"} } } }
+              |                  ^^^^^^
+              |
+              = help: write processors as in 2 or "1.5", or percent of one as in "50%"
+        "#]],
+        ),
+        (
+            "\"cpu\": {\"weight\": 0}",
+            expect![[r#"
+            error: `weight` is 0, out of range
+             --> lab.json:2:19
+              |
+            2 | "cpu": {"weight": 0} } } }
+              |                   ^
+              |
+              = help: it must be from 1 to 10000
+        "#]],
+        ),
+        (
+            "\"cpu\": {\"pin\": []}",
+            expect![[r#"
+            error: `pin` names no processor
+             --> lab.json:2:9
+              |
+            2 | "cpu": {"pin": []} } } }
+              |         ^^^^^
+              |
+              = help: name at least one, as in [0], or leave it out
+        "#]],
+        ),
+        (
+            "\"cpu\": {\"pin\": [0, 1024]}",
+            expect![[r#"
+            error: `it` is 1024, out of range
+             --> lab.json:2:20
+              |
+            2 | "cpu": {"pin": [0, 1024]} } } }
+              |                    ^^^^
+              |
+              = help: it must be from 0 to 1023
+        "#]],
+        ),
+        (
+            "\"cpu\": {\"cores\": 2}",
+            expect![[r#"
+            error: unknown field `cores`
+             --> lab.json:2:9
+              |
+            2 | "cpu": {"cores": 2} } } }
+              |         ^^^^^^^
+              |
+              = help: fields: limit, weight, pin
+        "#]],
+        ),
+        (
+            "\"host-memory\": \"1MiB\"",
+            expect![[r#"
+            error: `host-memory` is 1MiB, out of range
+             --> lab.json:2:16
+              |
+            2 | "host-memory": "1MiB" } } }
+              |                ^^^^^^
+              |
+              = help: it must be from 4MiB to 1024GiB
+        "#]],
+        ),
+    ] {
+        let text = format!("{{ \"nodes\": {{ \"a\": {{ \"kind\": \"host\",\n{written} }} }} }}");
+        check(&text, message);
+    }
 }
 
 #[test]

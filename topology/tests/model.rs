@@ -53,6 +53,14 @@ fn own_values_before_defaults() {
             crash: EndAction::Restart,
         }
     );
+    let limits = |cpu, processors: &[u16]| Limits {
+        cpu,
+        weight: Some(50),
+        processors: processors.to_vec(),
+        memory: Some(16 << 20),
+    };
+    assert_eq!(h1.limits, limits(Some(1500), &[0, 2]));
+    assert_eq!(idle.limits, limits(None, &[1]));
     let ready = h1.ready.as_ref().unwrap();
     assert_eq!(ready.timeout, Duration::from_secs(90));
     let modes: Vec<u32> = h1.files.iter().map(|file| file.mode).collect();
@@ -70,6 +78,7 @@ fn the_least_file() {
     assert_eq!(lab.name, "least");
     let a = machine(&lab, "a");
     assert_eq!((a.memory, a.vcpus, a.sysctls.len()), (128 << 20, 1, 0));
+    assert_eq!(a.limits, Limits::default());
     assert_eq!(
         (a.interfaces[0].mtu, a.interfaces[0].queue_size),
         (1500, 1024)

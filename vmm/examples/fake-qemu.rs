@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::FromRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -54,12 +55,13 @@ fn main() {
         eprintln!("qemu: cannot set up guest memory: Cannot allocate memory");
         std::process::exit(1);
     }
-    let agent_socket = PathBuf::from(find("socket,id=agent,path="));
-    let qmp = Qmp::listen(Path::new(&find("socket,id=qmp,path=")));
-    let boot = count_boot(&agent_socket);
+    let qmp = Qmp::listen(inherited(&find("socket,id=qmp,fd=")));
+    let listener = inherited(&find("socket,id=agent,fd="));
+    let address = listener.local_addr().unwrap();
+    let agent_socket = address.as_pathname().unwrap();
+    let boot = count_boot(agent_socket);
     println!("Linux version 6.12 of {name}\x1b[31m\r\nbooting {boot}");
     std::thread::spawn(serve_console);
-    let listener = UnixListener::bind(&agent_socket).unwrap();
     if fault == Fault::Panic {
         println!("Kernel panic - not syncing: VFS: unable to mount root");
         qmp.end("guest-panic");
@@ -73,6 +75,12 @@ fn main() {
     }
     let hosts = agent_socket.with_file_name("hosts");
     Agent::new(socket, qmp, fault, boot, hosts).run();
+}
+
+/// A listening socket that the lab has opened.
+fn inherited(number: &str) -> UnixListener {
+    // SAFETY: the lab hands over these descriptors for good, and each is asked for once.
+    unsafe { UnixListener::from_raw_fd(number.parse().unwrap()) }
 }
 
 /// Its serial port: a prompt, and an echo of each line. Ends with the terminal, not the guest.
@@ -116,8 +124,7 @@ fn count_boot(agent_socket: &Path) -> usize {
 struct Qmp(Arc<(Mutex<Option<UnixStream>>, Condvar)>);
 
 impl Qmp {
-    fn listen(path: &Path) -> Self {
-        let listener = UnixListener::bind(path).unwrap();
+    fn listen(listener: UnixListener) -> Self {
         let shared = Arc::new((Mutex::new(None), Condvar::new()));
         let connected = Arc::clone(&shared);
         std::thread::spawn(move || {

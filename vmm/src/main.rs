@@ -1,13 +1,16 @@
 //! `vmm`: launches and operates Hopyard labs.
 
 mod api;
+mod cgroup;
 mod cli;
 mod client;
 mod copy;
 mod engine;
 mod failure;
 mod image;
+mod isolation;
 mod lab;
+mod process;
 mod sanitize;
 mod session;
 mod units;

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 use topology::model::{Patch, Topology};
+use topology::{Files, Folder, Loaded, Report};
 use tracing::warn;
 
 use crate::capture::{self, Next, Session};
@@ -27,8 +28,8 @@ use crate::socket::Socket;
 use crate::stats::Stats;
 use crate::switch::View;
 
-/// The most bytes a request may have; a filter program of a capture may be long.
-const MAX_REQUEST: usize = 64 << 10;
+/// The most bytes a request may have; a topology has up to 64 MiB, and the files it copies from come on top.
+const MAX_REQUEST: usize = 256 << 20;
 /// The most bytes an answer may have, for a client.
 const MAX_ANSWER: usize = 64 << 20;
 /// How long a client may take for a request, or to read an answer.
@@ -48,8 +49,22 @@ struct Request {
     capture: Option<capture::Request>,
     #[serde(skip_serializing_if = "Option::is_none")]
     config: Option<PathBuf>,
+    /// The text of a topology, where the switch cannot see its file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    file: Option<PathBuf>,
+    text: Option<Sources>,
+    /// What `set` copies from, where the switch cannot see it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    files: Option<Files>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sources {
+    /// Where it stands.
+    file: PathBuf,
+    text: String,
+    /// What it copies from.
+    files: Files,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,7 +84,8 @@ const STATS: Request = Request {
     set: None,
     capture: None,
     config: None,
-    file: None,
+    text: None,
+    files: None,
 };
 /// What a request that is none is answered with.
 const REQUESTS: &str = r#"try {"op":"stats"}, {"op":"set","link":"a:eth0--b:eth0","set":{"rate":"10Mbit"}}, {"op":"reset","link":"a:eth0--b:eth0"}, {"op":"apply","config":"/path/lab.json"} or {"op":"capture","capture":{"links":["a:eth0--b:eth0"]}}"#;
@@ -184,7 +200,8 @@ fn serve(mut stream: UnixStream, view: &Arc<View>) -> io::Result<()> {
                 set: None,
                 capture: Some(request),
                 config: None,
-                file: None,
+                text: None,
+                files: None,
             }) => match Session::start(view, &request) {
                 Ok(session) => return stream_capture(stream, session),
                 Err(e) => Answer::Error(e.to_string()),
@@ -239,51 +256,63 @@ fn answer(view: &View, request: Request) -> Answer {
         set,
         capture,
         config,
-        file,
+        text,
+        files,
     } = request;
     let done = |answer: fn(Done) -> Answer, result: Result<(), String>| match result {
         Ok(()) => answer(Done::Done),
         Err(e) => Answer::Error(e),
     };
-    match (op, link, set, capture, config, file) {
+    match (op, link, set, capture, config, text) {
         (Op::Stats, None, None, None, None, None) => Answer::Stats(view.stats()),
         (Op::Brief, None, None, None, None, None) => Answer::Stats(view.brief()),
         (Op::Set, Some(link), Some(set), None, None, None) => {
-            done(Answer::Set, change(view, &link, set.get()))
+            done(Answer::Set, change(view, &link, set.get(), files))
         }
         (Op::Reset, Some(link), None, None, None, None) => {
             let reset = view.reset(&link);
             done(Answer::Reset, reset.map_err(|e| e.to_string()))
         }
-        (Op::Apply, None, None, None, Some(config), file) => {
-            done(Answer::Apply, apply(view, &config, file.as_deref()))
+        (Op::Apply, None, None, None, Some(config), None) => {
+            done(Answer::Apply, apply(view, Topology::load(&config)))
+        }
+        (Op::Apply, None, None, None, None, Some(Sources { file, text, files })) => {
+            let folder = Folder::with_files(&file, files);
+            let loaded = Topology::parse_in(&text, &file, &folder);
+            done(Answer::Apply, apply(view, loaded))
         }
         _ => Answer::Error(format!("not a request; {REQUESTS}")),
     }
 }
 
-fn apply(view: &View, config: &Path, file: Option<&Path>) -> Result<(), String> {
-    let loaded = Topology::load_as(config, file.unwrap_or(config));
+fn apply(view: &View, loaded: Result<Loaded, Report>) -> Result<(), String> {
     let loaded = loaded.map_err(|report| report.to_string())?;
     view.rewire(&loaded.topology).map_err(|e| e.to_string())
 }
 
-fn change(view: &View, link: &str, set: &str) -> Result<(), String> {
-    let set = Patch::parse(set, Path::new("set")).map_err(|report| report.to_string())?;
+fn change(view: &View, link: &str, set: &str, files: Option<Files>) -> Result<(), String> {
+    let file = Path::new("set");
+    let folder = match files {
+        Some(files) => Folder::with_files(file, files),
+        None => Folder::of(file),
+    };
+    let set = Patch::parse_in(set, file, &folder).map_err(|report| report.to_string())?;
     view.change(link, &set).map_err(|e| e.to_string())
 }
 
 /// The next line, of bounded length and within bounded time; what follows it stays in `pending`.
 fn read_line(stream: &mut UnixStream, pending: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     let deadline = Instant::now() + PATIENCE;
-    let mut chunk = [0; 4096];
+    let mut chunk = vec![0; 64 << 10];
+    let mut searched = 0;
     loop {
-        if let Some(end) = pending.iter().position(|b| *b == b'\n') {
-            let mut line: Vec<u8> = pending.drain(..=end).collect();
+        if let Some(end) = pending[searched..].iter().position(|b| *b == b'\n') {
+            let mut line: Vec<u8> = pending.drain(..=searched + end).collect();
             line.pop();
             return Ok(Some(line));
         }
-        if pending.len() > MAX_REQUEST {
+        searched = pending.len();
+        if searched > MAX_REQUEST {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let left = deadline.saturating_duration_since(Instant::now());

@@ -154,9 +154,10 @@ impl Switch {
         if let Some(cpu) = options.cpus.iter().find(|cpu| !is_allowed(**cpu)) {
             return Err(StartError::Processor(*cpu));
         }
+        let mut folders = Vec::new();
         let mut ports = Vec::with_capacity(plan.ports.len());
         for port in plan.ports {
-            ports.push(new_port(port, &options.sockets)?);
+            ports.push(new_port(port, &options.sockets, &mut folders)?);
         }
         let mut devices = Vec::with_capacity(plan.externals.len());
         let externals = plan.externals.into_iter().map(External::new);
@@ -189,6 +190,7 @@ impl Switch {
                 slots: plan.shards.iter().map(Slots::from).collect(),
                 origin,
                 sockets: options.sockets.clone(),
+                folders,
                 policy: options.policy,
                 threads: HashMap::new(),
             })),
@@ -269,8 +271,11 @@ impl Drop for Switch {
         for port in &self.view.inventory().ports {
             port.close();
         }
-        let ports = changes.into_iter().flat_map(|changes| changes.threads);
-        self.threads.extend(ports.map(|(_, thread)| thread));
+        let mut folders = Vec::new();
+        if let Some(changes) = changes {
+            self.threads.extend(changes.threads.into_values());
+            folders = changes.folders;
+        }
         for shard in &self.view.handles {
             // A shard that has ended needs no message.
             let _ = shard.send(Message::Stop);
@@ -278,6 +283,10 @@ impl Drop for Switch {
         for thread in self.threads.drain(..) {
             // A panic has been reported by the thread itself.
             let _ = thread.join();
+        }
+        for folder in folders {
+            // Somebody may have put something else there.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }
@@ -463,10 +472,18 @@ impl View {
     }
 }
 
-/// A port that meets its front-ends where `sockets` says; listens at once, if it is the one that does.
-fn new_port(plan: PortPlan, sockets: &Sockets) -> Result<Arc<Port>, StartError> {
+/// A port that meets its front-ends where `sockets` says; listens at once, if it is the one that does. Its folder, if it had to be made,
+/// is added to `folders`.
+fn new_port(
+    plan: PortPlan,
+    sockets: &Sockets,
+    folders: &mut Vec<PathBuf>,
+) -> Result<Arc<Port>, StartError> {
     let plug = sockets.plug(&plan.name);
     let plug = plug.ok_or_else(|| StartError::NoSocket(plan.name.clone()))?;
+    if let (Sockets::Folder(_), Plug::Listen(path)) = (sockets, &plug) {
+        folders.extend(make_folder_of(path)?);
+    }
     let role = Role::new(&plug)?;
     Ok(Arc::new(Port::new(plan, role)))
 }
@@ -517,7 +534,21 @@ fn describe(node: &NodePlan, notice: l2::Notice) -> String {
     }
 }
 
-/// Where the front-end of the interface `name` (`node.interface`) connects.
+/// Where the front-end of the interface `name` (`node.interface`) connects: each node has a folder of its own, so that its machine
+/// need not see the sockets of others.
 pub fn socket_path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{name}.sock"))
+    let (node, interface) = name.split_once('.').unwrap_or(("", name));
+    folder.join(node).join(format!("{interface}.sock"))
+}
+
+/// Makes the folder of a node's sockets, unless it is there.
+fn make_folder_of(socket: &Path) -> Result<Option<PathBuf>, SocketError> {
+    let Some(folder) = socket.parent() else {
+        return Ok(None);
+    };
+    match std::fs::create_dir(folder) {
+        Ok(()) => Ok(Some(folder.to_owned())),
+        Err(_) if folder.is_dir() => Ok(None),
+        Err(error) => Err(SocketError::Io(folder.to_owned(), error)),
+    }
 }

@@ -37,7 +37,10 @@ struct Station {
 impl Station {
     fn new(program: &Program, interface: &str) -> Self {
         let guest = Guest::new(Shape::default());
-        let connection = Connection::start(&program.path(&format!("{interface}.sock")), &guest);
+        let connection = Connection::start(
+            &program.path(&format!("{}.sock", interface.replace('.', "/"))),
+            &guest,
+        );
         Self {
             guest,
             _connection: connection,

@@ -19,12 +19,9 @@ use vswitch::stats::Stats;
 fn runs_until_a_signal_and_leaves_nothing() {
     for with in [Signal::SIGTERM, Signal::SIGINT] {
         let mut p = Program::start();
-        assert_eq!(
-            files(p.dir.path()),
-            ["a.eth0.sock", "b.eth0.sock", "control.sock", "topo.json"]
-        );
+        assert_eq!(files(p.dir.path()), ["a", "b", "control.sock", "topo.json"]);
         let guest = Guest::new(Shape::default());
-        let _connection = Connection::start(&p.path("a.eth0.sock"), &guest);
+        let _connection = Connection::start(&p.path("a/eth0.sock"), &guest);
         assert!(p.end(with).success());
         assert_eq!(files(p.dir.path()), ["topo.json"]);
     }
@@ -55,8 +52,8 @@ fn counters_as_json_and_as_a_table() {
     let p = Program::start();
     let mut a = Guest::new(Shape::default());
     let mut b = Guest::new(Shape::default());
-    let _a = Connection::start(&p.path("a.eth0.sock"), &a);
-    let _b = Connection::start(&p.path("b.eth0.sock"), &b);
+    let _a = Connection::start(&p.path("a/eth0.sock"), &a);
+    let _b = Connection::start(&p.path("b/eth0.sock"), &b);
     for tag in 0..7 {
         let f = frame(mac(2), mac(1), 100, tag);
         a.send(&f);

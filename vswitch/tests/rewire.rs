@@ -459,7 +459,9 @@ fn what_fails_changes_nothing() {
     let view = lab.switch.view();
     let before = lab.stats().links;
     // Somebody else has the socket of one of the new ports.
-    let taken = std::os::unix::net::UnixListener::bind(lab.socket("d.eth0")).unwrap();
+    let socket = lab.socket("d.eth0");
+    std::fs::create_dir(socket.parent().unwrap()).unwrap();
+    let taken = std::os::unix::net::UnixListener::bind(socket).unwrap();
     let more = topology("abcd", &[&as_, &bt, &link("c:eth0", "d:eth0", "")]);
     let refused = view.rewire(&more).unwrap_err();
     assert!(
@@ -498,14 +500,27 @@ fn over_the_control_socket() {
         BufReader::new(&stream).read_line(&mut line).unwrap();
         line
     };
-    let copy = lab.dir.path().join("copy.json");
     let text = r#"{"nodes": {"a": {"kind": "host"}, "c": {"kind": "host"}}, "links": [{"endpoints": ["a:eth0", "c:eth0"]}]}"#;
-    std::fs::write(&copy, text).unwrap();
-    let request = format!(r#"{{"op":"apply","config":{copy:?},"file":"/somewhere/lab.json"}}"#);
+    let file = lab.dir.path().join("file.json");
+    std::fs::write(&file, text).unwrap();
+    let request = format!(r#"{{"op":"apply","config":{file:?}}}"#);
     assert_eq!(ask(&request), "{\"apply\":\"done\"}\n");
     assert!(lab.socket("c.eth0").exists() && !lab.socket("b.eth0").exists());
-    std::fs::write(&copy, text.replace("c:eth0", "q:eth0")).unwrap();
-    let said = ask(&request);
+    // The text of a file that is nowhere, or out of sight, with what it copies from.
+    let trace = r#""a:eth0", "c:eth0"], "trace": "trace.txt""#;
+    let text = text.replace(r#""a:eth0", "c:eth0"]"#, trace);
+    let request = |text: &str, trace: &str| {
+        let files = serde_json::json!({trace: "1\n2\n"});
+        let text = serde_json::json!({"file": "/somewhere/lab.json", "text": text, "files": files});
+        serde_json::json!({"op": "apply", "text": text}).to_string()
+    };
+    let said = ask(&request(&text, "/else/trace.txt"));
+    assert!(said.contains("cannot read /somewhere/trace.txt"), "{said}");
+    let trace = "/somewhere/trace.txt";
+    assert_eq!(ask(&request(&text, trace)), "{\"apply\":\"done\"}\n");
+    let shown = &lab.stats().links[0].attributes[0]["trace"];
+    assert_eq!(shown, "(2 delivery opportunities)");
+    let said = ask(&request(&text.replace("c:eth0", "q:eth0"), trace));
     assert!(
         said.contains("/somewhere/lab.json") && said.contains("there is no node `q`"),
         "{said}"

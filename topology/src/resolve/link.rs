@@ -26,7 +26,7 @@ impl Resolver<'_> {
             let schedule = attributes::schedule(
                 written.schedule.as_deref().unwrap_or_default(),
                 &path.at("schedule"),
-                &self.folder,
+                self.folder,
                 &mut self.findings,
             );
             let places = [0, 1].map(|end| path.at("endpoints").at(end));
@@ -274,7 +274,7 @@ impl Resolver<'_> {
     }
 
     fn patch(&mut self, written: AttributesRef<'_>, path: &Path) -> Patch {
-        attributes::patch(written, path, &self.folder, &mut self.findings)
+        attributes::patch(written, path, self.folder, &mut self.findings)
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use super::{PlacedAddress, Resolver};
 use crate::document::Path;
 use crate::file;
-use crate::model::{EndAction, EndPolicy, File, Interface, Machine, NodeKind, Role, Route};
+use crate::model::{EndAction, EndPolicy, File, Interface, Limits, Machine, NodeKind, Role, Route};
 use crate::net::{Cidr, MacAddr};
 use crate::quantity::Size;
 
@@ -28,6 +28,7 @@ pub(super) struct Defaults {
     rootfs: Option<PathBuf>,
     mtu: u16,
     queue_size: u16,
+    limits: Limits,
 }
 
 impl Resolver<'_> {
@@ -41,6 +42,7 @@ impl Resolver<'_> {
             rootfs: self.optional_path(written.rootfs.as_deref(), &path.at("rootfs")),
             mtu: self.mtu(written.mtu, &path).unwrap_or(1500),
             queue_size: self.queue_size(written.queue_size, &path).unwrap_or(1024),
+            limits: self.limits(written.cpu.as_ref(), written.host_memory, &path),
         }
     }
 
@@ -69,6 +71,9 @@ impl Resolver<'_> {
             ready: None,
             after: Vec::new(),
             on: end_policy(&written.on),
+            limits: self
+                .limits(written.cpu.as_ref(), written.host_memory, path)
+                .or(&defaults.limits),
             labels: self.labels(written, path),
             save: self.save(written, path),
         };

@@ -45,19 +45,19 @@ const LOADER_UNDEFINED: u8 = 0xff;
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = 0x5372_6448;
 
-/// Loads the kernel at `path` with its command line and memory map; the ACPI tables' root
+/// Loads the kernel in `file`, which is at `path`, with its command line and memory map; the ACPI tables' root
 /// pointer is at `rsdp`.
-pub fn load(memory: &GuestMemory, path: &Path, cmdline: &str, rsdp: u64) -> Result<Entry, Error> {
+pub fn load(
+    memory: &GuestMemory,
+    mut file: &File,
+    path: &Path,
+    cmdline: &str,
+    rsdp: u64,
+) -> Result<Entry, Error> {
     let fail = |reason: String| Error::Kernel {
         path: path.to_owned(),
         reason,
     };
-    let mut file = File::open(path).map_err(|source| Error::File {
-        what: "open kernel",
-        path: path.to_owned(),
-        source,
-    })?;
-
     write_reset_vector(memory).map_err(fail)?;
     let mut line = Cmdline::new(CMDLINE_MAX).map_err(|e| fail(e.to_string()))?;
     line.insert_str(cmdline)
@@ -203,7 +203,9 @@ mod tests {
         let memory = allocate(64 << 20).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [0u8; 4096]).unwrap();
-        let error = load(&memory, file.path(), "", 0).unwrap_err().to_string();
+        let error = load(&memory, file.as_file(), file.path(), "", 0)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("cannot boot kernel"), "{error}");
         assert!(error.contains("bzImage"), "{error}");
     }

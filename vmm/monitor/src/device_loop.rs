@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use crate::error::Error;
+use crate::filters::Confine;
 use crate::warn::warn;
 
 /// A device as the loop sees it.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;
 
 /// Serves `devices` for as long as the process lives.
-pub fn spawn(devices: Vec<Subscriber>) -> Result<(), Error> {
+pub fn spawn(devices: Vec<Subscriber>, confine: Confine) -> Result<(), Error> {
     let fail = |what| {
         move |e: event_manager::Error| Error::System {
             what,
@@ -26,6 +27,7 @@ pub fn spawn(devices: Vec<Subscriber>) -> Result<(), Error> {
     std::thread::Builder::new()
         .name("devices".into())
         .spawn(move || {
+            confine.this_thread();
             loop {
                 if let Err(error) = manager.run() {
                     warn(format_args!("the device loop failed: {error}"));

@@ -69,6 +69,9 @@ pub enum Error {
         /// From the system call.
         source: io::Error,
     },
+    /// The kernel does not confine a thread.
+    #[error("{0}")]
+    Filter(#[source] jail::filter::FilterError),
     /// The virtual processor stopped in a way that no guest should be able to cause.
     #[error("virtual processor {vcpu} stopped: {reason}")]
     Vcpu {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::Order;
 use crate::error::Error;
+use crate::filters::Confine;
 use crate::pci::Bus;
 use crate::pio::Ports;
 use crate::virtio::net::Carrier;
@@ -21,8 +22,10 @@ pub fn obey(
     first_nic: usize,
     bus: Arc<Bus>,
     ports: Arc<Ports>,
+    confine: Confine,
 ) -> Result<(), Error> {
     let work = move || {
+        confine.this_thread();
         let mut line = Vec::new();
         loop {
             line.clear();

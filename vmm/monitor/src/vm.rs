@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 
@@ -14,6 +16,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::config::NodeConfig;
 use crate::end::End;
 use crate::error::Error;
+use crate::filters::Filters;
 use crate::interrupt::Router;
 use crate::layout::{KVM_TSS, SERIAL_GSI};
 use crate::memory::GuestMemory;
@@ -54,21 +57,88 @@ fn tell(event: &Event<'_>) {
     }
 }
 
-/// Runs one microVM until its guest ends; reports `started` and `ended` on standard output on the way, and does what
-/// [`Order`](crate::Order)s say, one a line.
+/// A microVM that has all it needs of the host open, and has started nothing.
+#[derive(Debug)]
+pub struct Opened<'a> {
+    config: &'a NodeConfig,
+    kvm: Kvm,
+    memory: GuestMemory,
+    kernel: File,
+    rootfs: File,
+    log: SerialLog,
+    agent: UnixListener,
+}
+
+/// Opens all that a microVM needs but the ports of the switch, which it may have to connect to again.
 ///
 /// # Errors
-/// What the monitor itself cannot do. A guest that panics is no error.
-pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
+/// What is not there or out of range.
+pub fn open(config: &NodeConfig) -> Result<Opened<'_>, Error> {
     check(config)?;
-    let kvm = Kvm::new().map_err(|e| Error::OpenKvm { source: e.into() })?;
+    let file = |what: &'static str, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { what, path, source }
+    };
+    Ok(Opened {
+        config,
+        kvm: Kvm::new().map_err(|e| Error::OpenKvm { source: e.into() })?,
+        memory: memory::allocate(config.memory)?,
+        kernel: File::open(&config.kernel).map_err(file("open kernel", &config.kernel))?,
+        rootfs: File::open(&config.rootfs)
+            .map_err(file("open root file system", &config.rootfs))?,
+        log: SerialLog::open(&config.serial_log)
+            .map_err(file("create serial log", &config.serial_log))?,
+        agent: console::listen(&config.agent_socket)
+            .map_err(file("listen on agent socket", &config.agent_socket))?,
+    })
+}
+
+/// [`open`]s one microVM and [runs](Opened::run) it.
+pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
+    open(config)?.run(orders)
+}
+
+impl Opened<'_> {
+    /// Runs it until its guest ends; reports `started` and `ended` on standard output on the way, and does what
+    /// [`Order`](crate::Order)s say, one a line.
+    ///
+    /// # Errors
+    /// What the monitor itself cannot do. A guest that panics is no error.
+    pub fn run(self, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
+        run_opened(self, &Filters::default(), orders)
+    }
+
+    /// The same, with a filter of system calls for every thread, this one included: nothing but what a monitor does is possible
+    /// afterwards.
+    ///
+    /// # Errors
+    /// As above, and where the kernel has no filters.
+    pub fn run_confined(self, orders: impl BufRead + Send + 'static) -> Result<End, Error> {
+        let filters = Filters::new().map_err(Error::Filter)?;
+        run_opened(self, &filters, orders)
+    }
+}
+
+fn run_opened(
+    opened: Opened<'_>,
+    filters: &Filters,
+    orders: impl BufRead + Send + 'static,
+) -> Result<End, Error> {
+    let Opened {
+        config,
+        kvm,
+        memory,
+        kernel,
+        rootfs,
+        log,
+        agent,
+    } = opened;
     let vm = Arc::new(
         kvm.create_vm()
             .map_err(Error::kvm("create a virtual machine"))?,
     );
     vm.set_tss_address(KVM_TSS)
         .map_err(Error::kvm("place its TSS"))?;
-    let memory = memory::allocate(config.memory)?;
     give_memory(&vm, &memory)?;
     // The interrupt controllers have to exist before the first processor.
     vm.create_irq_chip()
@@ -78,11 +148,6 @@ pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result
         .install_pins()
         .map_err(Error::kvm("route interrupts"))?;
 
-    let log = SerialLog::open(&config.serial_log).map_err(|source| Error::File {
-        what: "create serial log",
-        path: config.serial_log.clone(),
-        source,
-    })?;
     let interrupt = EventFd::new(0).map_err(Error::system("create an eventfd"))?;
     vm.register_irqfd(&interrupt, SERIAL_GSI)
         .map_err(Error::kvm("connect the serial port's interrupt"))?;
@@ -92,7 +157,15 @@ pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result
         .map(|nic| Carrier::new(nic.carrier))
         .collect();
     let machine = Machine {
-        bus: Bus::new(devices(config, &carriers, &vm, &memory, &router)?),
+        bus: Bus::new(devices(
+            config,
+            (rootfs, agent),
+            filters,
+            &carriers,
+            &vm,
+            &memory,
+            &router,
+        )?),
         ports: Arc::new(Ports::new(SerialInterrupt(interrupt), log)),
     };
 
@@ -101,7 +174,8 @@ pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result
     if let Some(more) = &config.cmdline {
         cmdline = format!("{cmdline} {more}");
     }
-    let entry = boot::load(&memory, &config.kernel, &cmdline, rsdp)?;
+    let entry = boot::load(&memory, &kernel, &config.kernel, &cmdline, rsdp)?;
+    drop(kernel);
 
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -123,19 +197,24 @@ pub fn run(config: &NodeConfig, orders: impl BufRead + Send + 'static) -> Result
     }
     drop(supported);
     let (bus, ports) = (machine.bus.clone(), machine.ports.clone());
-    orders::obey(orders, carriers, FIRST_NIC, bus, ports)?;
+    let confine = filters.orders.clone();
+    orders::obey(orders, carriers, FIRST_NIC, bus, ports, confine)?;
     tell(&Event::Started);
     for (id, mut vcpu) in (0..).zip(vcpus) {
         let machine = machine.clone();
         let ended = ended.clone();
+        let confine = filters.vcpu.clone();
         std::thread::Builder::new()
             .name(format!("vcpu{id}"))
             .spawn(move || {
+                confine.this_thread();
                 let _ = ended.send(vcpu::run(id, &mut vcpu, &machine));
             })
             .map_err(Error::system("start a processor thread"))?;
     }
     drop(ended);
+    // Last, as it has started the others.
+    filters.main.this_thread();
     let end = end.recv().unwrap_or_else(|_| {
         Err(Error::Vcpu {
             vcpu: 0,
@@ -195,34 +274,30 @@ const FIRST_NIC: usize = 3;
 /// The devices in bus order: disk, agent channel, random numbers, NICs.
 fn devices(
     config: &NodeConfig,
+    (rootfs, agent): (File, UnixListener),
+    filters: &Filters,
     carriers: &[Carrier],
     vm: &VmFd,
     memory: &GuestMemory,
     router: &Arc<Router>,
 ) -> Result<Vec<VirtioPci>, Error> {
-    let root = File::open(&config.rootfs).map_err(|source| Error::File {
-        what: "open root file system",
-        path: config.rootfs.clone(),
-        source,
-    })?;
-    let (blk, blk_kicks) = blk::Blk::new(root).map_err(|source| Error::File {
+    let (blk, blk_kicks) = blk::Blk::new(rootfs).map_err(|source| Error::File {
         what: "use root file system",
         path: config.rootfs.clone(),
         source,
     })?;
-    let (console, console_kicks) = console::Console::new(AGENT_PORT, &config.agent_socket)
-        .map_err(|source| Error::File {
-            what: "listen on agent socket",
-            path: config.agent_socket.clone(),
-            source,
-        })?;
+    let (console, console_kicks) =
+        console::Console::new(AGENT_PORT, agent).map_err(Error::system("create an eventfd"))?;
     let (rng, rng_kicks) = rng::Rng::new().map_err(Error::system("create an eventfd"))?;
     let (blk, console, rng) = (
         Arc::new(Mutex::new(blk)),
         Arc::new(Mutex::new(console)),
         Arc::new(Mutex::new(rng)),
     );
-    device_loop::spawn(vec![blk.clone(), console.clone(), rng.clone()])?;
+    device_loop::spawn(
+        vec![blk.clone(), console.clone(), rng.clone()],
+        filters.devices.clone(),
+    )?;
 
     let mut devices: Vec<(Box<dyn VirtioDevice>, Vec<EventFd>)> = vec![
         (Box::new(blk), blk_kicks),
@@ -230,7 +305,7 @@ fn devices(
         (Box::new(rng), rng_kicks),
     ];
     debug_assert_eq!(devices.len(), FIRST_NIC);
-    let ports = crate::virtio::connect(net::sockets(&config.nics))?;
+    let ports = crate::virtio::connect(net::sockets(&config.nics), filters.switch.clone())?;
     let nics = config.nics.iter().zip(carriers).zip(ports).enumerate();
     for (index, ((nic, carrier), (client, offered))) in nics {
         let (net, kicks) = net::Net::new(index, nic, carrier.clone(), client, offered)?;

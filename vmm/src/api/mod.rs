@@ -34,6 +34,7 @@ use crate::lab::orders::{Refusal, Roster};
 use crate::lab::record::Record;
 use crate::lab::run_folder::LabPaths;
 use crate::lab::state::State;
+use crate::lab::usage;
 pub use captures::Captures;
 use types::{Keep, Kind, Lab, Node, NodeOrder, Problem};
 
@@ -113,7 +114,7 @@ fn routes() -> (Router<Api>, OpenApi) {
 /// The lab and all its nodes
 #[utoipa::path(get, path = "/v1/lab", tag = "lab", responses((status = 200, description = "The lab", body = Lab)))]
 async fn lab(Shared(api): Shared<Api>) -> Json<Lab> {
-    Json(api.state.lab())
+    Json(usage::of_nodes(api.state.lab()))
 }
 
 /// End the lab
@@ -126,7 +127,7 @@ async fn stop(Shared(api): Shared<Api>) -> StatusCode {
 /// All nodes
 #[utoipa::path(get, path = "/v1/nodes", tag = "nodes", responses((status = 200, description = "In the order of the file", body = [Node])))]
 async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
-    Json(api.state.lab().nodes)
+    Json(usage::of_nodes(api.state.lab()).nodes)
 }
 
 /// One node
@@ -136,7 +137,7 @@ async fn nodes(Shared(api): Shared<Api>) -> Json<Vec<Node>> {
     responses((status = 200, description = "The node", body = Node), (status = 404, description = "There is no such node")),
 )]
 async fn node(Shared(api): Shared<Api>, Path(name): Path<String>) -> Result<Json<Node>, Problem> {
-    Ok(Json(api.find(&name)?))
+    Ok(Json(usage::of_node(api.find(&name)?)))
 }
 
 /// The checks of the topology

@@ -49,8 +49,54 @@ pub struct Lab {
     /// How often its topology has changed since.
     #[serde(default)]
     pub revision: u64,
+    /// How its processes are jailed.
+    pub isolation: IsolationReport,
+    /// Why limits that the topology sets are not enforced, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits_missing: Option<String>,
     /// In the order of the file.
     pub nodes: Vec<Node>,
+}
+
+/// How far processes are jailed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IsolationReport {
+    /// In one word.
+    pub level: IsolationLevel,
+    /// What of the jail this machine does not have or forbids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+/// How far a process is jailed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum IsolationLevel {
+    /// As `docs/isolation.md` says.
+    Full,
+    /// As far as this machine allows.
+    Relaxed,
+    /// Not at all.
+    None,
+}
+
+/// What the topology says a node may take of the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct NodeLimits {
+    /// Processors, or parts of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<f64>,
+    /// Share of processors when others want them too; 100 is usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_weight: Option<u32>,
+    /// The processors it runs on; any if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processors: Vec<u16>,
+    /// Bytes beyond its guest's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    /// Whether all of it is enforced; if not, the lab says why.
+    pub enforced: bool,
 }
 
 /// How far a lab is.
@@ -116,6 +162,15 @@ pub struct Node {
     /// How its guest ended the last time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_end: Option<End>,
+    /// How its process is jailed; nothing that lives in the switch has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<IsolationLevel>,
+    /// What it may take of the host, if that is limited.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<NodeLimits>,
+    /// What its process has taken of the host since its latest boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usage: Option<ProcessUsage>,
 }
 
 /// What a node is.

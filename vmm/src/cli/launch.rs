@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::engine::auto;
 use crate::failure::{Code, Failure};
 use crate::image;
+use crate::isolation::{Isolation, Wish};
 use crate::lab::run_folder::{LabPaths, RunRoot};
 use crate::lab::{self, EndSignals, Plan, Prepared, children};
 
@@ -55,6 +56,9 @@ pub struct LaunchArgs {
     /// How many machines boot at the same time (default: by the number of processors)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     boots: Option<u16>,
+    /// How far the lab's processes are jailed
+    #[arg(long, value_enum, default_value = "full", env = "HOPYARD_ISOLATION")]
+    isolation: Wish,
     #[command(flatten)]
     pub json: Json,
     /// Be the lab process of a detached lab
@@ -99,6 +103,11 @@ pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
         // Before there is anything that would be left behind.
         let signals = EndSignals::listen()?;
         let prepared = lab::prepare(&plan, &root)?;
+        if let Some(why) = prepared.limits_missing() {
+            say(&format!(
+                "warning: limits on processor time and memory are not enforced: {why}"
+            ));
+        }
         if args.lab_process {
             part_from_starter(prepared.paths(), &name)?;
             prepared.run(signals).await?;
@@ -130,6 +139,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
         topology,
         text,
         warnings,
+        ..
     } = loaded;
     if !args.json.json {
         eprint!("{}", warnings.render(colour));
@@ -152,6 +162,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
         EngineChoice::Kvm => auto::kvm()?,
         EngineChoice::Qemu => auto::qemu()?,
     };
+    let isolation = block_on(Isolation::find(args.isolation))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Some(Plan {
         name,
@@ -166,6 +177,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
             .boots
             .map_or_else(|| choice.engine.boots_at_once(processors), usize::from),
         choice,
+        isolation,
     }))
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::table::table;
 use super::{Json, block_on, print, print_json};
-use crate::api::types::{EngineName, Kind, Lab, Node, NodeState, Phase};
+use crate::api::types::{EngineName, IsolationLevel, Kind, Lab, Node, NodeState, Phase};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::lab::run_folder::RunRoot;
@@ -86,7 +86,10 @@ pub fn node_table(lab: &Lab) -> String {
         .iter()
         .flat_map(|node| node_rows(node, lab.engine))
         .collect();
-    let mut text = table(&["NODE", "KIND", "STATE", "ENGINE", "ADDRESSES"], &rows);
+    let mut text = table(
+        &["NODE", "KIND", "STATE", "ENGINE", "ISOLATION", "ADDRESSES"],
+        &rows,
+    );
     let remarks = lab
         .nodes
         .iter()
@@ -114,6 +117,7 @@ fn node_rows(node: &Node, lab_engine: EngineName) -> Vec<Vec<String>> {
         kind(node.kind).to_owned(),
         state_of(node),
         if machine { engine(lab_engine) } else { "-" }.to_owned(),
+        node.isolation.map_or("-", isolation).to_owned(),
         lines.next().or(node.external.clone()).unwrap_or_default(),
     ];
     let rest = lines.map(|line| {
@@ -174,6 +178,15 @@ pub fn engine(engine: EngineName) -> &'static str {
     match engine {
         EngineName::Kvm => "kvm",
         EngineName::Qemu => "qemu",
+    }
+}
+
+/// A level of isolation in one word.
+fn isolation(level: IsolationLevel) -> &'static str {
+    match level {
+        IsolationLevel::Full => "full",
+        IsolationLevel::Relaxed => "relaxed",
+        IsolationLevel::None => "none",
     }
 }
 

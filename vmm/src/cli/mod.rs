@@ -6,6 +6,7 @@ mod capture;
 mod check;
 mod console;
 mod cp;
+mod enter;
 mod events;
 mod exec;
 mod generate;
@@ -53,6 +54,7 @@ Environment:
   HOPYARD_IMAGE    folder of the guest image, as --image
   HOPYARD_CACHE    where images are kept (default: $XDG_CACHE_HOME/hopyard, ~/.cache/hopyard)
   HOPYARD_RUN      where running labs are kept (default: /run/hopyard, $XDG_RUNTIME_DIR/hopyard)
+  HOPYARD_ISOLATION  how far the lab's processes are jailed, as --isolation
   HOPYARD_VSWITCH  the vswitch program (default: beside vmm)
   HOPYARD_QEMU     the QEMU program (default: qemu-system-x86_64)";
 
@@ -118,6 +120,9 @@ enum Verb {
     Completions(generate::CompletionsArgs),
     /// Print the manual page
     Man(generate::ManArgs),
+    /// Enter a jail, then become a program
+    #[command(hide = true)]
+    Enter(enter::EnterArgs),
     /// Print the OpenAPI document of the API that every lab has on its control socket
     Openapi(generate::OpenapiArgs),
     /// Wait for the lab process to be gone, then remove what is left
@@ -196,6 +201,7 @@ pub fn main() -> ExitCode {
         Verb::Apply(args) => (args.how.json.json, apply::apply(&args)),
         Verb::Add(args) => (args.how.json.json, apply::add(&args)),
         Verb::Rm(args) => (args.json(), apply::rm(&args)),
+        Verb::Enter(args) => (false, enter::run(&args)),
         Verb::Attach(args) => (false, attach::run(&args)),
         Verb::Console(args) => (false, console::run(&args)),
         Verb::Cp(args) => (args.json.json, cp::run(&args)),

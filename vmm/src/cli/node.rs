@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use futures_util::{Stream, StreamExt};
+use jail::Plan;
 use monitor::NodeConfig;
 
 use super::ls::remark;
@@ -28,6 +29,9 @@ pub struct NodeArgs {
     /// does for each node)
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// With --config: the jail to enter before the guest starts
+    #[arg(long, hide = true, requires = "config", value_parser = super::enter::plan)]
+    jail: Option<Plan>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,7 +83,7 @@ impl NodeArgs {
 pub fn run(args: &NodeArgs) -> Result<ExitCode, Failure> {
     match (args.order(), &args.config) {
         (Some((order, args)), _) => block_on(give(order, args))?,
-        (None, Some(config)) => monitor(config)?,
+        (None, Some(config)) => monitor(config, args.jail.as_ref())?,
         (None, None) => {
             return Err(Failure::new(Code::Usage, "what is the node to do?")
                 .help("`vmm node --help` lists what it can"));
@@ -163,7 +167,7 @@ fn settle(waiting: &mut Vec<(&str, bool)>, node: &Node) -> Result<(), Failure> {
 }
 
 /// Runs no event loop, so that a node's process stays small.
-fn monitor(config: &Path) -> Result<(), Failure> {
+fn monitor(config: &Path, jail: Option<&Plan>) -> Result<(), Failure> {
     let bad = |error: &dyn std::fmt::Display| {
         Failure::new(Code::Usage, format!("{}: {error}", config.display()))
     };
@@ -176,11 +180,16 @@ fn monitor(config: &Path) -> Result<(), Failure> {
     };
     read.map_err(|error| bad(&error))?;
     let config: NodeConfig = serde_json::from_str(&text).map_err(|error| bad(&error))?;
-    match monitor::run(&config, input) {
-        Ok(_end) => Ok(()),
-        Err(error) => Err(Failure::new(
-            Code::General,
-            format!("node {}: {error}", config.name),
-        )),
-    }
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::new(Code::General, format!("node {}: {error}", config.name))
+    };
+    let opened = monitor::open(&config).map_err(|error| failed(&error))?;
+    let end = match jail {
+        Some(plan) => {
+            jail::enter(plan).map_err(|error| failed(&error))?;
+            opened.run_confined(input)
+        }
+        None => opened.run(input),
+    };
+    end.map(drop).map_err(|error| failed(&error))
 }

@@ -293,7 +293,7 @@ fn line(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::Kind;
+    use crate::api::types::{IsolationLevel, IsolationReport, Kind};
 
     fn node(state: NodeState) -> Node {
         Node {
@@ -315,6 +315,9 @@ mod tests {
             },
             message: Some("no route\nto host".into()),
             last_end: None,
+            isolation: None,
+            limits: None,
+            usage: None,
         }
     }
 
@@ -347,6 +350,11 @@ mod tests {
             ready_ms: None,
             failure: None,
             revision: 0,
+            isolation: IsolationReport {
+                level: IsolationLevel::Full,
+                missing: vec![],
+            },
+            limits_missing: None,
             nodes: vec![node(NodeState::Booting)],
         };
         let changes = [

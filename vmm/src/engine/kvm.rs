@@ -1,18 +1,17 @@
 //! Engine `kvm`: `vmm node`, this same program, which runs the monitor.
 
 use std::io;
-use std::process::Stdio;
 
 use monitor::{NodeConfig, Order, SERIAL_INPUT};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
-use tokio::process::Command;
 use tokio::sync::mpsc;
 
-use super::{Console, Guest, SpawnError, start};
+use super::{Console, Ground, Guest, SpawnError, start, this_program};
 use crate::api::types::{End, EndReason};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
+use crate::process::Command;
 use crate::sanitize;
 
 /// The last line that `vmm node` prints.
@@ -23,22 +22,24 @@ struct Ended {
     detail: String,
 }
 
-pub fn spawn(config: &NodeConfig, mut carriers: Carriers) -> Result<Guest, SpawnError> {
-    let program = std::env::current_exe().map_err(|error| SpawnError {
-        program: "vmm".into(),
-        error,
-    })?;
-    let mut command = Command::new(&program);
-    command
-        .args(["node", "--config", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let (mut child, pid) = start(command)?;
+pub fn spawn(
+    config: &NodeConfig,
+    mut carriers: Carriers,
+    ground: &Ground,
+) -> Result<Guest, SpawnError> {
+    let program = this_program()?;
+    let mut command = Command::new(&program)
+        .arguments(["node", "--config", "-"])
+        .with_stdin();
+    if let Some(plan) = ground.isolation.monitor_plan(&ground.ports) {
+        let plan = serde_json::to_string(&plan).unwrap_or_default();
+        command = command.arguments(["--jail", &plan]);
+    }
+    let mut child = start(command, &program, ground)?;
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
-        unreachable!("all three were asked for");
+        unreachable!("standard input was asked for, and the others always are");
     };
     let mut config = config.clone();
     for (nic, up) in config
@@ -60,7 +61,7 @@ pub fn spawn(config: &NodeConfig, mut carriers: Carriers) -> Result<Guest, Spawn
         instruct.abort();
         end
     });
-    Ok(Guest::attend(child, pid, console, story, last_words))
+    Ok(Guest::attend(child, console, story, last_words))
 }
 
 /// Tells the monitor what to run, and from then on which NICs have a carrier and what is typed on the serial port.

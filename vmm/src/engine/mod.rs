@@ -5,19 +5,22 @@ mod kvm;
 pub mod qemu;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use monitor::NodeConfig;
 use rustix::process::Signal;
-use tokio::process::{Child, Command};
+use rustix::thread::CpuSet;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::api::types::{End, EndReason, EngineName};
+use crate::cgroup::NodeGroup;
+use crate::isolation::Isolation;
 use crate::lab::children::{self, LastWords};
 use crate::lab::links::Carriers;
+use crate::process::{Command, Process};
 
 /// How long the words of a process that has ended may take to arrive.
 const STORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -40,6 +43,19 @@ pub enum Engine {
 pub struct SpawnError {
     program: PathBuf,
     error: io::Error,
+}
+
+/// Where the process of a machine runs.
+#[derive(Debug)]
+pub struct Ground {
+    /// How it is jailed.
+    pub isolation: Isolation,
+    /// The folder of its NICs' sockets.
+    pub ports: PathBuf,
+    /// The control group that limits it.
+    pub group: Option<NodeGroup>,
+    /// The processors it is bound to.
+    pub processors: Option<CpuSet>,
 }
 
 /// A running machine.
@@ -98,10 +114,15 @@ impl Engine {
     }
 
     /// Starts a machine whose NICs have the `carriers`, now and whenever they change; has to be called on the main thread.
-    pub fn spawn(&self, config: &NodeConfig, carriers: Carriers) -> Result<Guest, SpawnError> {
+    pub fn spawn(
+        &self,
+        config: &NodeConfig,
+        carriers: Carriers,
+        ground: &Ground,
+    ) -> Result<Guest, SpawnError> {
         match self {
-            Self::Kvm => kvm::spawn(config, carriers),
-            Self::Qemu(qemu) => qemu.spawn(config, carriers),
+            Self::Kvm => kvm::spawn(config, carriers, ground),
+            Self::Qemu(qemu) => qemu.spawn(config, carriers, ground),
         }
     }
 }
@@ -116,19 +137,19 @@ impl Guest {
 
     /// Attends `child` until it ends. `story` is what the guest did, as the process has told it.
     fn attend(
-        mut child: Child,
-        pid: u32,
+        mut child: Process,
         console: Console,
         story: JoinHandle<Option<End>>,
         last_words: (LastWords, JoinHandle<()>),
     ) -> Self {
         let (kill, killed) = oneshot::channel();
         let (sender, ended) = oneshot::channel();
+        let pid = child.pid;
         tokio::spawn(async move {
             let status = tokio::select! {
                 status = child.wait() => status,
                 _ = killed => {
-                    children::signal_group(&child, Signal::KILL);
+                    child.signal(Signal::KILL);
                     child.wait().await
                 }
             };
@@ -168,14 +189,26 @@ fn crash(status: io::Result<ExitStatus>, last_words: &str) -> End {
     }
 }
 
-/// Starts `command` as a child of the lab.
-fn start(command: Command) -> Result<(Child, u32), SpawnError> {
-    let program = PathBuf::from(command.as_std().get_program());
-    let start = |mut command: Command| {
-        children::bind_to_lab(command.as_std_mut());
-        let child = command.kill_on_drop(true).spawn()?;
-        let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
-        Ok((child, pid))
+/// Starts `program`, by `command`, as a child of the lab on its ground.
+fn start(command: Command, program: &Path, ground: &Ground) -> Result<Process, SpawnError> {
+    let admit = |pid| match &ground.group {
+        Some(group) => group.admit(pid),
+        None => Ok(()),
     };
-    start(command).map_err(|error| SpawnError { program, error })
+    command
+        .jailed(ground.isolation.of_machines())
+        .processors(ground.processors)
+        .start(admit)
+        .map_err(|error| SpawnError {
+            program: program.to_owned(),
+            error,
+        })
+}
+
+/// This program, which enters the jails and runs the monitor.
+fn this_program() -> Result<PathBuf, SpawnError> {
+    std::env::current_exe().map_err(|error| SpawnError {
+        program: "vmm".into(),
+        error,
+    })
 }

@@ -18,9 +18,11 @@ use super::node::{Machine, Spec};
 use super::orders::{Orders, Roster, Task};
 use super::run_folder::LabPaths;
 use super::state::State;
-use super::{check_socket_paths, describe, keep, plan, spec, view_node};
-use crate::api::types::{ChangePlan, Keep, NodeState, Phase, Step, TopologyRequest, TopologyText};
-use crate::failure::Failure;
+use super::{check_socket_paths, describe, ground, keep, plan, spec, view_node};
+use crate::api::types::{
+    ChangePlan, IsolationLevel, Keep, NodeState, Phase, Step, TopologyRequest, TopologyText,
+};
+use crate::failure::{Code, Failure};
 use crate::image::Image;
 
 /// How long a node may take to learn the names of others.
@@ -39,6 +41,8 @@ pub struct Changes {
     links: Arc<Links>,
     roster: Roster,
     state: State,
+    isolation: IsolationLevel,
+    grouped: bool,
     /// To the one who runs machines.
     machines: mpsc::UnboundedSender<Machine>,
     /// To the one who has things happen to them.
@@ -73,6 +77,10 @@ pub struct Parts {
     pub roster: Roster,
     /// How it stands.
     pub state: State,
+    /// How its processes are jailed.
+    pub isolation: IsolationLevel,
+    /// Whether it has a control group, without which limits are not enforced.
+    pub grouped: bool,
 }
 
 /// Why a lab is not changed. It is then what it was.
@@ -112,7 +120,7 @@ pub enum ChangeError {
 struct Checked {
     /// The file; its name is that of the lab, so that a file of another name describes the same lab.
     file: PathBuf,
-    topology: Topology,
+    loaded: Loaded,
     difference: Difference,
     plan: ChangePlan,
     drifted: Vec<String>,
@@ -141,6 +149,8 @@ impl Changes {
             links: parts.links,
             roster: parts.roster,
             state: parts.state,
+            isolation: parts.isolation,
+            grouped: parts.grouped,
             machines,
         };
         (changes, newcomers)
@@ -189,18 +199,14 @@ impl Changes {
         let mut current = self.current.lock().await;
         let Checked {
             file,
-            topology,
+            loaded,
             difference,
             mut plan,
             drifted,
             wiring,
             mut specs,
         } = self.check(&current, &request)?;
-        let unwritable = |error: std::io::Error| {
-            let message = format!("cannot write {}: {error}", self.paths.folder().display());
-            ChangeError::Host(Failure::new(crate::failure::Code::Host, message))
-        };
-        std::fs::write(self.paths.topology(), &request.text).map_err(unwritable)?;
+        let topology = &loaded.topology;
         let added = |change: &NodeChange| match change {
             NodeChange::Added(index) => Some(topology.nodes[*index].clone()),
             _ => None,
@@ -211,13 +217,23 @@ impl Changes {
             _ => None,
         };
         let removed: Vec<Node> = difference.nodes.iter().filter_map(removed).collect();
-        let renamed = renamed(&current.topology, &topology, &difference);
-        let config = self.paths.topology();
-        self.links.apply(&config, &file, wiring, &renamed).await?;
+        let renamed = renamed(&current.topology, topology, &difference);
+        if let Err(error) = added
+            .iter()
+            .try_for_each(|node| self.paths.create_node(&node.name))
+        {
+            self.clear(&added);
+            let message = format!("cannot write {}: {error}", self.paths.folder().display());
+            return Err(ChangeError::Host(Failure::new(Code::Host, message)));
+        }
+        if let Err(error) = self.links.apply(&loaded, &file, wiring, &renamed).await {
+            self.clear(&added);
+            return Err(error.into());
+        }
 
         // The switch is what it is to be, and what follows cannot be refused.
         self.remove(removed).await;
-        self.renew(&current.topology, &topology, &difference, &mut specs)
+        self.renew(&current.topology, topology, &difference, &mut specs)
             .await;
         self.add(&added, &mut specs);
         for link in drifted {
@@ -225,15 +241,15 @@ impl Changes {
                 self.state.notice(None, format!("link {link}: {error}"));
             }
         }
-        self.tell_names(&current.topology, &topology, &difference)
+        self.tell_names(&current.topology, topology, &difference)
             .await;
         self.faults.send_if_modified(|faults| {
-            let new = faults::of(&topology);
+            let new = faults::of(topology);
             let differs = *faults != new;
             *faults = new;
             differs
         });
-        let topology = Arc::new(topology);
+        let topology = Arc::new(loaded.topology);
         *self.shown.write().unwrap_or_else(PoisonError::into_inner) = topology.clone();
         *current = Current {
             topology,
@@ -266,29 +282,34 @@ impl Changes {
         }
         let file = request.file.with_file_name(format!("{}.json", self.name));
         let loaded = Topology::parse(&request.text, &file);
-        let Loaded { topology, .. } =
-            loaded.map_err(|report| ChangeError::Broken(report.to_string()))?;
+        let loaded = loaded.map_err(|report| ChangeError::Broken(report.to_string()))?;
+        let topology = &loaded.topology;
         if topology.name != self.name {
             return Err(ChangeError::OtherLab {
-                theirs: topology.name,
+                theirs: topology.name.clone(),
                 ours: self.name.clone(),
             });
         }
         let old = &current.topology;
-        let difference = Difference::between(old, &topology);
+        let difference = Difference::between(old, topology);
         let touched = if request.keep_links {
             BTreeSet::default()
         } else {
             self.links.touched()
         };
-        let steps: Vec<Step> = plan::steps(old, &topology, &difference, &touched);
+        let steps: Vec<Step> = plan::steps(old, topology, &difference, &touched);
         let kept = difference.kept_links.iter();
         let drifted = kept
             .filter(|(from, _)| touched.contains(&old.links[*from].name))
             .map(|(_, to)| topology.links[*to].name.clone());
-        let wiring = self.links.rewired(&topology);
-        let specs = self.specs(&topology, &wiring)?;
-        check_socket_paths(&topology, &self.paths).map_err(ChangeError::Host)?;
+        let wiring = self.links.rewired(topology);
+        let specs = self.specs(topology, &wiring)?;
+        check_socket_paths(topology, &self.paths).map_err(ChangeError::Host)?;
+        ground::check_processors(topology).map_err(ChangeError::Host)?;
+        let mut notes = plan::notes(old, topology);
+        if !self.grouped && ground::need_group(topology) {
+            notes.push("`cpu` and `host-memory` are not enforced until the lab is launched again with this file".into());
+        }
         Ok(Checked {
             wiring,
             specs,
@@ -297,10 +318,10 @@ impl Changes {
             plan: ChangePlan {
                 revision: current.revision,
                 steps,
-                notes: plan::notes(old, &topology),
+                notes,
             },
             difference,
-            topology,
+            loaded,
         })
     }
 
@@ -329,11 +350,18 @@ impl Changes {
             }
         }
         while leaving.join_next().await.is_some() {}
+        for Node { name, .. } in &nodes {
+            self.roster.strike(name);
+            self.state.remove(name);
+        }
+        self.clear(&nodes);
+    }
+
+    /// Removes the folders of nodes; what is left of them goes with the lab.
+    fn clear(&self, nodes: &[Node]) {
         for Node { name, .. } in nodes {
-            self.roster.strike(&name);
-            self.state.remove(&name);
-            // What is left of it goes with the lab.
-            let _ = std::fs::remove_dir_all(self.paths.node(&name));
+            let _ = std::fs::remove_dir_all(self.paths.node(name));
+            let _ = std::fs::remove_dir_all(self.paths.node_ports(name));
         }
     }
 
@@ -354,7 +382,7 @@ impl Changes {
             } = change
             {
                 let node = &new.nodes[*index];
-                let view = view_node(node);
+                let view = view_node(node, self.isolation, !self.grouped);
                 self.state.update(&node.name, |known| {
                     known.kind = view.kind;
                     known.labels = view.labels;
@@ -362,6 +390,7 @@ impl Changes {
                     known.external = view.external;
                     known.memory = view.memory;
                     known.vcpus = view.vcpus;
+                    known.limits = view.limits;
                 });
                 if plan::restarts(new, *index, aspects) {
                     restarts.push(*index);
@@ -396,7 +425,7 @@ impl Changes {
     fn add(&self, nodes: &[Node], specs: &mut HashMap<String, Spec>) {
         // All are there before the first boots: it may have to wait for another.
         for node in nodes {
-            let mut view = view_node(node);
+            let mut view = view_node(node, self.isolation, !self.grouped);
             if !specs.contains_key(&node.name) {
                 view.state = NodeState::Ready;
             }
@@ -406,8 +435,6 @@ impl Changes {
             let Some(spec) = specs.remove(&node.name) else {
                 continue;
             };
-            // Without it its engine says what is wrong.
-            let _ = self.paths.create_node(&node.name);
             let (orders, receiver) = Orders::new();
             self.roster.enter(&node.name, orders);
             // Nobody takes it when the lab ends.

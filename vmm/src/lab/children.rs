@@ -1,4 +1,4 @@
-//! How the lab starts processes, so that none outlives it.
+//! What the lab knows of its processes: how they end, and what they say last.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,39 +8,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{
-    Pid, Signal, getpid, getppid, kill_process_group, set_parent_process_death_signal, setsid,
-};
+use rustix::process::{Pid, setsid};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 /// Bytes kept of what a child writes to standard error.
 const TAIL: usize = 4096;
 
-/// Makes the child lead a process group of its own (Ctrl-C is for the lab alone) and be killed when the
-/// thread that starts it ends. That thread has to be the main thread.
-pub fn bind_to_lab(command: &mut Command) {
-    let lab = getpid();
-    command.process_group(0);
-    let die_with_lab = move || {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The lab may have ended before the call.
-        if getppid() == Some(lab) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::BrokenPipe.into())
-        }
-    };
-    // SAFETY: runs between fork and exec, where only async-signal-safe functions may be called. Both calls are
-    // bare system calls, and an error built from an error number or a kind does not allocate.
-    unsafe { command.pre_exec(die_with_lab) };
-}
-
 /// Makes the child lead a session of its own, out of reach of a terminal's signals.
 pub fn detach(command: &mut Command) {
     let own_session = || setsid().map(drop).map_err(io::Error::from);
-    // SAFETY: as above; `setsid` is a bare system call.
+    // SAFETY: runs between fork and exec, where only async-signal-safe functions may be called; `setsid` is a bare system call,
+    // and an error built from an error number does not allocate.
     unsafe { command.pre_exec(own_session) };
 }
 
@@ -80,13 +59,6 @@ pub fn ends_within(pidfd: &OwnedFd, patience: Duration) -> bool {
     };
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     matches!(poll(&mut fds, Some(&timeout)), Ok(1))
-}
-
-/// Sends a signal to a child that was not waited for yet, and to whatever it has started (it may be a wrapper).
-pub fn signal_group(child: &Child, signal: Signal) {
-    if let Some(pid) = child.id().and_then(raw_pid) {
-        let _ = kill_process_group(pid, signal);
-    }
 }
 
 /// A process number, if it can be one.

@@ -11,7 +11,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use topology::model::{Direction, Endpoint, NodeKind, Topology};
+use topology::model::{Direction, Endpoint, NodeKind, Patch, Topology};
+use topology::{Folder, Loaded};
 
 use super::switch::News;
 use crate::api::types::{CaptureRequest, Change, Link, LinkCounters, LinkDirection};
@@ -188,12 +189,14 @@ impl Links {
     /// `wiring`; `renamed` links are those with other names than before, `None` if they are gone.
     pub async fn apply(
         &self,
-        config: &Path,
+        loaded: &Loaded,
         file: &Path,
         wiring: Wiring,
         renamed: &HashMap<String, Option<String>>,
     ) -> Result<(), LinkError> {
-        let request = json!({"op": "apply", "config": config, "file": file});
+        // The switch is jailed, and sees no file of the host.
+        let text = json!({"file": file, "text": loaded.text, "files": loaded.files});
+        let request = json!({"op": "apply", "text": text});
         self.ask(&request).await?;
         {
             let mut inner = self.inner_mut();
@@ -291,7 +294,11 @@ impl Links {
     /// Sets attributes of a link, all in one moment; they hold when this returns.
     pub async fn set(&self, name: &str, set: &Map<String, Value>) -> Result<(), LinkError> {
         self.known(name)?;
-        self.ask(&json!({"op": "set", "link": name, "set": set}))
+        let file = Path::new("set");
+        let folder = Folder::of(file);
+        let parsed = Patch::parse_in(&Value::Object(set.clone()).to_string(), file, &folder);
+        parsed.map_err(|report| LinkError::Refused(report.to_string()))?;
+        self.ask(&json!({"op": "set", "link": name, "set": set, "files": folder.files()}))
             .await?;
         self.inner_mut().touched.insert(name.to_owned());
         Ok(())

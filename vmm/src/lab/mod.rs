@@ -5,6 +5,7 @@ pub mod change;
 pub mod children;
 mod describe;
 mod faults;
+mod ground;
 pub mod janitor;
 pub mod links;
 pub mod metrics;
@@ -31,11 +32,15 @@ use tokio::task::{JoinHandle, JoinSet};
 use topology::model::{self, NodeKind, Role, Topology};
 
 use crate::api;
-use crate::api::types::{BootTimes, Interface, Keep, Kind, Lab, Node, NodeState, Phase};
+use crate::api::types::{
+    BootTimes, Interface, IsolationLevel, Keep, Kind, Lab, Node, NodeState, Phase,
+};
+use crate::cgroup::LabGroup;
 use crate::engine::auto::Choice;
 use crate::engine::{Engine, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
+use crate::isolation::Isolation;
 use change::{Changes, Parts};
 use faults::Faults;
 use janitor::{Janitor, SharedJanitor};
@@ -69,6 +74,8 @@ pub struct Plan {
     pub boot_timeout: Duration,
     /// How many machines boot at the same time.
     pub boots_at_once: usize,
+    /// How its processes are jailed.
+    pub isolation: Isolation,
 }
 
 /// A lab that is about to run: its API listens, nothing else is started.
@@ -82,8 +89,7 @@ pub struct Prepared {
     roster: Roster,
     links: Arc<Links>,
     folder: RunFolder,
-    file: PathBuf,
-    switch_program: PathBuf,
+    switch: switch::Setup,
     listener: UnixListener,
     janitor: SharedJanitor,
     keeper: JoinHandle<()>,
@@ -91,6 +97,8 @@ pub struct Prepared {
     boot_timeout: Duration,
     boots_at_once: usize,
     state: State,
+    isolation: Isolation,
+    group: Option<Arc<LabGroup>>,
 }
 
 /// What every machine of a lab shares.
@@ -101,6 +109,10 @@ struct Context {
     janitor: SharedJanitor,
     turns: Arc<Semaphore>,
     boot_timeout: Duration,
+    isolation: Isolation,
+    paths: LabPaths,
+    /// If its machines have limits that take one, and it can be had.
+    group: Option<Arc<LabGroup>>,
     /// Becomes true when the lab ends.
     stop: watch::Sender<bool>,
 }
@@ -118,8 +130,10 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let switch_program = switch::program()?;
     let links = Arc::new(Links::new(&plan.topology, paths.vswitch()));
     let (machines, roster) = machines(plan, &paths, &links.wiring())?;
+    ground::check_processors(&plan.topology)?;
     let folder = root.create(&plan.name)?;
-    let state = State::new(view(plan));
+    let (group, limits_missing) = ground::make_group(plan);
+    let state = State::new(view(plan, limits_missing));
     let (changes, newcomers) = Changes::new(Parts {
         topology: plan.topology.clone(),
         file: plan.file.clone(),
@@ -129,8 +143,10 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
         links: links.clone(),
         roster: roster.clone(),
         state: state.clone(),
+        isolation: plan.isolation.report().level,
+        grouped: group.is_some(),
     });
-    match set_up(plan, &folder) {
+    match set_up(plan, &folder, group.as_ref()) {
         Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
             newcomers,
@@ -138,8 +154,6 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             changes: Arc::new(changes),
             roster,
             links,
-            file: plan.file.clone(),
-            switch_program,
             listener,
             janitor,
             keeper,
@@ -147,6 +161,16 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             boot_timeout: plan.boot_timeout,
             boots_at_once: plan.boots_at_once,
             state,
+            isolation: plan.isolation.clone(),
+            switch: switch::Setup {
+                program: switch_program,
+                topology: plan.file.clone(),
+                namespaces: plan.isolation.of_switch(&plan.topology),
+                jail: plan
+                    .isolation
+                    .switch_plan(&plan.topology, &folder.paths.ports()),
+            },
+            group: group.map(Arc::new),
             folder,
         }),
         Err(error) => {
@@ -161,12 +185,15 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
 fn set_up(
     plan: &Plan,
     folder: &RunFolder,
+    group: Option<&LabGroup>,
 ) -> std::io::Result<(SharedJanitor, JoinHandle<()>, UnixListener)> {
-    let (janitor, keeper) = janitor::start(folder)?;
+    // First, so that whoever removes the folder knows what else there is.
     folder.write_record(&LabRecord {
         pid: std::process::id(),
         file: plan.file.clone(),
+        groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
     })?;
+    let (janitor, keeper) = janitor::start(folder)?;
     for node in &plan.topology.nodes {
         folder.paths.create_node(&node.name)?;
     }
@@ -185,6 +212,11 @@ impl Prepared {
         &self.folder.paths
     }
 
+    /// Why limits of the topology are not enforced, if so.
+    pub fn limits_missing(&self) -> Option<String> {
+        self.state.lab().limits_missing
+    }
+
     /// Runs the lab to its end. An error is why it ended, if nobody wished it to.
     pub async fn run(self, mut signals: EndSignals) -> Result<(), Failure> {
         let context = Context {
@@ -193,6 +225,9 @@ impl Prepared {
             janitor: self.janitor,
             turns: Arc::new(Semaphore::new(self.boots_at_once)),
             boot_timeout: self.boot_timeout,
+            isolation: self.isolation,
+            paths: self.folder.paths.clone(),
+            group: self.group,
             stop: watch::Sender::new(false),
         };
         let api = api::Api {
@@ -222,8 +257,7 @@ impl Prepared {
                 roster: self.roster,
             },
             &self.links,
-            &self.switch_program,
-            &self.file,
+            &self.switch,
             &self.folder.paths,
         )
         .await;
@@ -254,8 +288,7 @@ async fn operate(
     signals: &mut EndSignals,
     mut cast: Cast,
     links: &Arc<Links>,
-    switch_program: &std::path::Path,
-    file: &std::path::Path,
+    setup: &switch::Setup,
     paths: &LabPaths,
 ) -> Result<(), Failure> {
     let links = links.clone();
@@ -265,7 +298,7 @@ async fn operate(
             state.tell(change);
         }
     };
-    let (mut switch, ready) = match Switch::start(switch_program, file, paths, hear) {
+    let (mut switch, ready) = match Switch::start(setup, paths, hear) {
         Ok(switch) => switch,
         Err(failure) => {
             context.state.ending(Some(failure.message.clone()));
@@ -464,6 +497,7 @@ fn spec(
         },
         configure: describe::configure(topology, &node.name, machine)?,
         policy: machine.on,
+        limits: machine.limits.clone(),
         after: after.collect(),
         ready_timeout: ready_timeout.unwrap_or(Duration::ZERO),
         carriers,
@@ -507,6 +541,7 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
             free >> 20
         ));
     }
+    warnings.extend(plan.isolation.warnings());
     if matches!(plan.choice.engine, Engine::Qemu(_)) {
         for (node, machine) in each_machine(&plan.topology) {
             for interface in &machine.interfaces {
@@ -523,8 +558,10 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
     warnings
 }
 
-fn view(plan: &Plan) -> Lab {
+fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let isolation = plan.isolation.report();
+    let level = isolation.level;
     Lab {
         name: plan.name.clone(),
         description: plan.topology.description.clone(),
@@ -538,7 +575,14 @@ fn view(plan: &Plan) -> Lab {
         phase: Phase::Starting,
         ready_ms: None,
         failure: None,
-        nodes: plan.topology.nodes.iter().map(view_node).collect(),
+        isolation,
+        nodes: plan
+            .topology
+            .nodes
+            .iter()
+            .map(|node| view_node(node, level, limits_missing.is_some()))
+            .collect(),
+        limits_missing,
     }
 }
 
@@ -553,8 +597,8 @@ pub fn keep(node: &model::Node) -> Keep {
     }
 }
 
-/// A node as it is before it is started.
-pub fn view_node(node: &model::Node) -> Node {
+/// A node as it is before it is started, its process jailed as `isolation` says.
+pub fn view_node(node: &model::Node, isolation: IsolationLevel, group_missing: bool) -> Node {
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
@@ -602,13 +646,16 @@ pub fn view_node(node: &model::Node) -> Node {
         boot: BootTimes::default(),
         message: None,
         last_end: None,
+        isolation: machine.map(|_| isolation),
+        limits: machine.and_then(|machine| ground::limits(&machine.limits, group_missing)),
+        usage: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::EngineName;
+    use crate::api::types::{EngineName, IsolationReport};
 
     /// A lab that starts, without nodes.
     pub fn lab() -> Lab {
@@ -625,6 +672,11 @@ mod tests {
             ready_ms: None,
             failure: None,
             revision: 0,
+            isolation: IsolationReport {
+                level: IsolationLevel::None,
+                missing: Vec::new(),
+            },
+            limits_missing: None,
             nodes: Vec::new(),
         }
     }

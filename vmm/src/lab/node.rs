@@ -7,10 +7,11 @@ use agent_protocol::{ToAgent, ToHost};
 use monitor::NodeConfig;
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
-use topology::model::{EndAction, EndPolicy};
+use topology::model::{EndAction, EndPolicy, Limits};
 
 use super::Context;
 use super::agent::{Agent, AgentError};
+use super::ground;
 use super::links::Carriers;
 use super::orders::{self, Request, Task};
 use super::state::State;
@@ -49,6 +50,8 @@ pub struct Spec {
     pub config: NodeConfig,
     /// For its agent.
     pub configure: ToAgent,
+    /// What its process may take of the host.
+    pub limits: Limits,
     /// What to do when its guest ends.
     pub policy: EndPolicy,
     /// The names of those that have to be ready before its first boot.
@@ -305,7 +308,12 @@ impl Run {
             _ = self.stop.wait_for(|&stop| stop) => return Outcome::LabEnds,
         };
         let carriers = self.machine.spec.carriers.clone();
-        let mut guest = match self.lab.engine.spawn(&self.machine.spec.config, carriers) {
+        let ground = match ground::of(&self.lab, &self.machine.spec) {
+            Ok(ground) => ground,
+            Err(error) => return Outcome::Failed(format!("its limits cannot be set: {error}")),
+        };
+        let config = &self.machine.spec.config;
+        let mut guest = match self.lab.engine.spawn(config, carriers, &ground) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };

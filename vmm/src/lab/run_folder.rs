@@ -10,12 +10,15 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::children;
+use crate::cgroup;
 use crate::failure::{Code, Failure};
 
 /// Bytes of the longest path a Unix socket can be bound to (`sockaddr_un`, without the final NUL).
 const SOCKET_PATH_MAX: usize = 107;
 /// How long a process that was just killed may take to be gone.
 const DEATH_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the processes of a control group may take to be gone once they were killed.
+const GROUP_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a launch waits for the janitor of a killed lab of the same name.
 const JANITOR_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,6 +39,9 @@ pub struct LabRecord {
     pub pid: u32,
     /// The topology file.
     pub file: PathBuf,
+    /// The folders of its control groups.
+    #[serde(default)]
+    pub groups: Vec<PathBuf>,
 }
 
 /// A lab's folder, owned by this process through its lock.
@@ -191,9 +197,14 @@ impl LabPaths {
         self.folder.join("ports")
     }
 
+    /// The folder of a machine's vhost-user sockets: all that its process sees of the lab.
+    pub fn node_ports(&self, node: &str) -> PathBuf {
+        self.ports().join(node)
+    }
+
     /// The vhost-user socket of an interface.
     pub fn port(&self, node: &str, interface: &str) -> PathBuf {
-        self.ports().join(format!("{node}.{interface}.sock"))
+        self.node_ports(node).join(format!("{interface}.sock"))
     }
 
     fn nodes(&self) -> PathBuf {
@@ -205,14 +216,10 @@ impl LabPaths {
         self.nodes().join(node)
     }
 
-    /// Makes the folder of a node.
+    /// Makes the folders of a node.
     pub fn create_node(&self, node: &str) -> io::Result<()> {
+        create_private(&self.node_ports(node))?;
         create_private(&self.node(node))
-    }
-
-    /// A copy of the topology file, of a lab that has changed since its launch.
-    pub fn topology(&self) -> PathBuf {
-        self.folder.join("topology.json")
     }
 
     /// The socket that leads to a node's agent.
@@ -337,6 +344,13 @@ fn remove_if_stale(paths: &LabPaths) -> bool {
 }
 
 fn remove(paths: &LabPaths) -> io::Result<()> {
+    for group in paths
+        .record()
+        .map(|record| record.groups)
+        .unwrap_or_default()
+    {
+        remove_group(&group);
+    }
     // Out of the way in one step: a launch of the same name must not find half of it.
     let mut away = paths.folder.clone();
     let name = paths
@@ -350,6 +364,21 @@ fn remove(paths: &LabPaths) -> io::Result<()> {
         // Somebody who sweeps was faster.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
+    }
+}
+
+/// Removes a control group of a lab that has ended. Its processes were killed, and go when the kernel gets to it.
+fn remove_group(folder: &Path) {
+    let deadline = Instant::now() + GROUP_PATIENCE;
+    while let Err(error) = cgroup::remove(folder) {
+        if error.kind() != io::ErrorKind::ResourceBusy || Instant::now() > deadline {
+            eprintln!(
+                "warning: cannot remove the control group {}: {error}",
+                folder.display()
+            );
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -392,6 +421,7 @@ mod tests {
         let record = LabRecord {
             pid: std::process::id(),
             file: "/labs/one.json".into(),
+            groups: Vec::new(),
         };
         lab.write_record(&record).unwrap();
         let failure = root.create("one").unwrap_err();

@@ -1,19 +1,19 @@
 //! The lab's virtual switch: one `vswitch` process.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use jail::Plan;
 use rustix::process::Signal;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::children::{self, LastWords};
 use super::run_folder::LabPaths;
 use crate::failure::{Code, Failure};
+use crate::process::{Command, Namespaces, Process};
 
 /// How long the switch may take to listen on all its ports.
 const READY_PATIENCE: Duration = Duration::from_secs(20);
@@ -25,8 +25,21 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Switch {
     /// Its process.
     pub pid: u32,
-    child: Child,
+    process: Process,
     last_words: (LastWords, JoinHandle<()>),
+}
+
+/// What it takes to start the switch.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The program.
+    pub program: PathBuf,
+    /// The topology file whose links it runs.
+    pub topology: PathBuf,
+    /// The namespaces it starts in, if it is jailed.
+    pub namespaces: Option<Namespaces>,
+    /// What it keeps in its jail.
+    pub jail: Option<Plan>,
 }
 
 /// `$HOPYARD_VSWITCH`, else `vswitch` beside this program.
@@ -52,39 +65,38 @@ pub fn program() -> Result<PathBuf, Failure> {
 }
 
 impl Switch {
-    /// Starts the switch for the links of `topology`; has to be called on the main thread. What it has to tell while it runs is
+    /// Starts the switch as `setup` says; has to be called on the main thread. What it has to tell while it runs is
     /// for `hear`.
     pub fn start(
-        program: &Path,
-        topology: &Path,
+        setup: &Setup,
         paths: &LabPaths,
         hear: impl Fn(News) + Send + 'static,
     ) -> Result<(Self, Ready), Failure> {
         let cannot = |error: std::io::Error| {
             Failure::new(
                 Code::Host,
-                format!("cannot start {}: {error}", program.display()),
+                format!("cannot start {}: {error}", setup.program.display()),
             )
         };
-        let mut command = Command::new(program);
-        command.arg("run").arg("--config").arg(topology);
-        command.arg("--sockets").arg(paths.ports());
-        command.arg("--control").arg(paths.vswitch());
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        children::bind_to_lab(command.as_std_mut());
-        let mut child = command.spawn().map_err(cannot)?;
-        let (Some(pid), Some(stdout), Some(stderr)) =
-            (child.id(), child.stdout.take(), child.stderr.take())
-        else {
-            unreachable!("both were asked for, and the child was not waited for yet");
+        let mut command = Command::new(&setup.program)
+            .arguments(["run", "--config"])
+            .arguments([&setup.topology])
+            .arguments(["--sockets"])
+            .arguments([paths.ports()])
+            .arguments(["--control"])
+            .arguments([paths.vswitch()])
+            .jailed(setup.namespaces);
+        if let Some(plan) = &setup.jail {
+            let plan = serde_json::to_string(plan).unwrap_or_default();
+            command = command.arguments(["--jail", &plan]);
+        }
+        let mut process = command.start(|_| Ok(())).map_err(cannot)?;
+        let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
+            unreachable!("both are always there");
         };
         let switch = Self {
-            pid,
-            child,
+            pid: process.pid,
+            process,
             last_words: LastWords::listen(stderr),
         };
         let (sender, ready) = oneshot::channel();
@@ -94,7 +106,7 @@ impl Switch {
 
     /// Waits until the switch has ended by itself; says how.
     pub async fn failed(&mut self) -> String {
-        let how = match self.child.wait().await {
+        let how = match self.process.wait().await {
             Ok(status) => children::describe_exit(status),
             Err(error) => format!("cannot be waited for: {error}"),
         };
@@ -107,13 +119,13 @@ impl Switch {
 
     /// Ends the switch.
     pub async fn stop(mut self) {
-        children::signal_group(&self.child, Signal::TERM);
-        if tokio::time::timeout(END_PATIENCE, self.child.wait())
+        self.process.signal(Signal::TERM);
+        if tokio::time::timeout(END_PATIENCE, self.process.wait())
             .await
             .is_err()
         {
-            children::signal_group(&self.child, Signal::KILL);
-            let _ = self.child.wait().await;
+            self.process.signal(Signal::KILL);
+            let _ = self.process.wait().await;
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::api::types::{HostUsage, Kind, Lab, NodeUsage, ProcessUsage, Usage};
+use crate::api::types::{HostUsage, Kind, Lab, Node, NodeUsage, ProcessUsage, Usage};
 
 /// Reads what `lab` has taken, `at_ms` after its launch.
 pub fn read(lab: &Lab, at_ms: u64) -> Usage {
@@ -25,6 +25,18 @@ pub fn read(lab: &Lab, at_ms: u64) -> Usage {
     }
 }
 
+/// Fills in what the process of every node of a lab has taken.
+pub fn of_nodes(mut lab: Lab) -> Lab {
+    lab.nodes = lab.nodes.into_iter().map(of_node).collect();
+    lab
+}
+
+/// Fills in what the process of a node has taken.
+pub fn of_node(mut node: Node) -> Node {
+    node.usage = node.pid.and_then(process);
+    node
+}
+
 /// The machine itself.
 pub fn host() -> Option<HostUsage> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
@@ -43,12 +55,13 @@ pub fn host() -> Option<HostUsage> {
 fn process(pid: u32) -> Option<ProcessUsage> {
     let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let (ticks, threads) = times(&read("stat")?)?;
-    let resident: u64 = read("statm")?.split(' ').nth(1)?.parse().ok()?;
+    let status = read("status")?;
     Some(ProcessUsage {
         pid,
         cpu_ms: ticks_to_ms(ticks),
         waited_ms: waited(pid),
-        memory: resident * rustix::param::page_size() as u64,
+        memory: kilobytes(&status, "VmRSS:")?,
+        guest_memory: kilobytes(&status, "RssShmem:")?,
         threads,
     })
 }
@@ -93,6 +106,7 @@ fn processors(stat: &str) -> Option<(u32, u64, u64)> {
     ))
 }
 
+/// Bytes, of a line as `/proc/meminfo` and `/proc/PID/status` have them.
 fn kilobytes(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     Some(

@@ -175,8 +175,9 @@ fn what_is_wrong_changes_nothing() {
         assert!(said.contains("node a cannot use"), "{said}");
     }
     // The socket of the switch for the new interface is somebody else's.
-    let socket = place.run_folder().join("two/ports/c.eth0.sock");
-    let taken = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let folder = place.run_folder().join("two/ports/c");
+    std::fs::create_dir(&folder).unwrap();
+    let taken = std::os::unix::net::UnixListener::bind(folder.join("eth0.sock")).unwrap();
     let said = place.fails(
         &[
             "add",

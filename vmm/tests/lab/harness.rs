@@ -86,6 +86,8 @@ impl Place {
             .env("HOPYARD_RUN", self.run_folder())
             .env("HOPYARD_IMAGE", self.path("image"))
             .env("HOPYARD_VSWITCH", self.path("vswitch"))
+            // The doubles are scripts, and what they need is not in a jail.
+            .env("HOPYARD_ISOLATION", "none")
             .env(
                 "HOPYARD_QEMU",
                 vmm.with_file_name("examples").join("fake-qemu"),

@@ -91,7 +91,10 @@ fn of_the_switch_of_a_lab_in_the_foreground() {
 fn of_a_node() {
     let place = Place::new();
     let lab = place.stay(&[]);
-    kill(pid_of(&place, "two", "guest=a"), Signal::KILL);
+    let nodes: serde_json::Value =
+        serde_json::from_str(&place.ok(&["ls", "two", "--json"])).unwrap();
+    let pid = nodes[0]["pid"].as_u64().unwrap();
+    kill(u32::try_from(pid).unwrap(), Signal::KILL);
     place.wait_until("a has failed", || place.nodes()[0]["state"] == "failed");
     let message = place.nodes()[0]["message"].to_string();
     assert!(message.contains("killed"), "{message}");

@@ -52,6 +52,9 @@ pub(super) struct Arguments {
     /// end the switch by shrinking it: only for front-ends you trust.
     #[arg(long)]
     allow_unsealed: bool,
+    /// The jail to enter once the topology is read and the control socket listens, as JSON.
+    #[arg(long, hide = true, value_parser = jail_plan)]
+    jail: Option<jail::Plan>,
     /// Capture to a file from the first frame to the end: all links after delivery, unless link=LINK, point=POINT (both may be
     /// repeated), snaplen=BYTES and, at the end, filter=EXPRESSION say otherwise; as in `vswitch capture`.
     #[arg(long, value_name = "FILE[,OPTION]...")]
@@ -140,6 +143,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         .as_deref()
         .map(Socket::listen)
         .transpose()?;
+    if let Some(plan) = &arguments.jail {
+        jail::enter(plan)?;
+    }
     let switch = Switch::start(&topology, &options)?;
     let server = control.map(|socket| control::Server::start(socket, switch.view()));
     let server = server
@@ -151,6 +157,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     drop(server);
     drop(switch);
     Ok(())
+}
+
+fn jail_plan(text: &str) -> Result<jail::Plan, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 /// What runs, and where its sockets are.

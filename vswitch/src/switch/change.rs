@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
@@ -27,6 +28,8 @@ pub(super) struct Changes {
     /// When schedules and traces began.
     pub(super) origin: Time,
     pub(super) sockets: Sockets,
+    /// Those that were made for the sockets of ports.
+    pub(super) folders: Vec<PathBuf>,
     pub(super) policy: Policy,
     /// The control threads of the ports.
     pub(super) threads: HashMap<String, JoinHandle<()>>,
@@ -85,7 +88,7 @@ impl View {
                 new.ports.push(Arc::clone(port));
                 continue;
             }
-            let port = new_port(plan, &changes.sockets)?;
+            let port = new_port(plan, &changes.sockets, &mut changes.folders)?;
             let thread = self.spawn(&port, changes.policy);
             waiting.push(thread.map_err(StartError::from)?);
             new.ports.push(port);

@@ -56,6 +56,7 @@ impl Lab {
             frr: None,
             ready: None,
             on: EndPolicy::default(),
+            limits: topology::model::Limits::default(),
             after: Vec::new(),
             labels: std::collections::BTreeMap::new(),
             save: Vec::new(),

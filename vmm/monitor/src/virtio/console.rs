@@ -66,16 +66,21 @@ pub struct Console {
     active: Option<(GuestMemory, [ActiveQueue; 4])>,
 }
 
+/// Listens at `path` for the host end of a port.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    // A previous process of this node may have been killed.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
 impl Console {
-    /// A device whose port has this name and whose host end listens at `path`; and the eventfds for its transport.
-    pub fn new(name: &'static str, path: &Path) -> io::Result<(Self, Vec<EventFd>)> {
-        // A previous process of this node may have been killed.
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        listener.set_nonblocking(true)?;
+    /// A device whose port has this name and whose host end is `listener`; and the eventfds for its transport.
+    pub fn new(name: &'static str, listener: UnixListener) -> io::Result<(Self, Vec<EventFd>)> {
         let kicks = kicks(4)?;
         let ours = kicks
             .iter()
@@ -435,7 +440,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agent.sock");
         let memory = allocate(64 << 20).unwrap();
-        let (mut console, kicks) = Console::new("port", &path).unwrap();
+        let (mut console, kicks) = Console::new("port", listen(&path).unwrap()).unwrap();
         let mut drivers = Vec::new();
         let mut queues = Vec::new();
         for number in 0..4 {

@@ -22,6 +22,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::net::QUEUES;
 use crate::error::Error;
+use crate::filters::Confine;
 use crate::memory::GuestMemory;
 use crate::poll::{descriptor, is};
 use crate::warn::warn;
@@ -106,7 +107,7 @@ impl Client {
 }
 
 /// Connects to the switch for every NIC. Returns each one's handle and the features the switch offers it.
-pub fn connect(sockets: Vec<PathBuf>) -> Result<Vec<(Client, u64)>, Error> {
+pub fn connect(sockets: Vec<PathBuf>, confine: Confine) -> Result<Vec<(Client, u64)>, Error> {
     if sockets.is_empty() {
         return Ok(Vec::new());
     }
@@ -141,7 +142,10 @@ pub fn connect(sockets: Vec<PathBuf>) -> Result<Vec<(Client, u64)>, Error> {
     };
     std::thread::Builder::new()
         .name("switch".into())
-        .spawn(move || thread.run(&answer))
+        .spawn(move || {
+            confine.this_thread();
+            thread.run(&answer);
+        })
         .map_err(Error::system("start the switch thread"))?;
 
     let mut clients = Vec::with_capacity(sockets.len());

@@ -48,6 +48,9 @@ pub struct ProcessUsage {
     /// Bytes of memory that are resident. Guest memory counts where it was touched: with the monitor, and with the switch as far
     /// as that has read or written it.
     pub memory: u64,
+    /// Bytes of them that are shared memory: of a monitor, the guest's.
+    #[serde(default)]
+    pub guest_memory: u64,
     /// Threads.
     pub threads: u32,
 }

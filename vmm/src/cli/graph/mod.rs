@@ -15,7 +15,7 @@ use topology::model::Topology;
 use super::link::words;
 use super::ls::kind;
 use super::{LabChoice, block_on, print};
-use crate::api::types::{Kind, Lab, Link, LinkDirection, Node, NodeState};
+use crate::api::types::{IsolationLevel, Kind, Lab, Link, LinkDirection, Node, NodeState};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::lab;
@@ -124,7 +124,7 @@ fn of_topology(topology: &Topology) -> Graph {
     let nodes = topology
         .nodes
         .iter()
-        .map(|node| vertex(&lab::view_node(node), None));
+        .map(|node| vertex(&lab::view_node(node, IsolationLevel::None, false), None));
     let links = lab::links::as_written(topology);
     draw(&topology.name, nodes.collect(), &links)
 }

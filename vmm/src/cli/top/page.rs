@@ -330,7 +330,7 @@ pub mod tests {
         };
         let process = |pid: u32, cpu: u64| json!({"pid": pid, "cpu_ms": cpu, "waited_ms": cpu / 10, "memory": 113 << 20, "threads": 4});
         let lab = json!({"name": "two", "file": "lab.json", "pid": 1, "engine": "qemu", "engine_reason": "asked for", "started": 1,
-            "phase": "running", "nodes": [node("a", "host"), node("r", "router"), node("lan", "switch")]});
+            "phase": "running", "isolation": {"level": "full", "missing": []}, "nodes": [node("a", "host"), node("r", "router"), node("lan", "switch")]});
         let usage = json!({"at_ms": ms, "switch": process(2, ms / 4),
             "host": {"processors": 2, "busy_ms": ms, "idle_ms": ms / 4, "memory": 8_u64 << 30, "memory_available": 2_u64 << 30},
             "nodes": [{"name": "a", "process": process(3, ms / 10)}, {"name": "r", "process": process(4, ms / 2)}]});

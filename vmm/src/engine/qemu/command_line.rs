@@ -19,8 +19,17 @@ pub fn queue_size(asked: u16) -> u16 {
     asked.clamp(QUEUE_MIN, QUEUE_MAX)
 }
 
-/// QEMU's arguments. The serial port is its standard input and output, the monitor protocol to `qmp_socket`.
-pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
+/// Descriptors of listening sockets that QEMU inherits.
+#[derive(Debug, Clone, Copy)]
+pub struct Sockets {
+    /// For its monitor protocol.
+    pub qmp: u8,
+    /// For the guest's agent.
+    pub agent: u8,
+}
+
+/// QEMU's arguments. The serial port is its standard input and output.
+pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
     let mib = config.memory >> 20;
     let mut args = Args::default();
     args.flag("-nodefaults");
@@ -55,7 +64,7 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
     args.pair("-append", &kernel_command_line(config.cmdline.as_deref()));
     args.pair(
         "-chardev",
-        &format!("socket,id=qmp,path={},server=on,wait=off", path(qmp_socket)),
+        &format!("socket,id=qmp,fd={},server=on,wait=off", sockets.qmp),
     );
     args.pair("-mon", "chardev=qmp,mode=control");
     args.pair("-chardev", "stdio,id=serial,signal=off");
@@ -77,10 +86,7 @@ pub fn build(config: &NodeConfig, qmp_socket: &Path) -> Vec<String> {
     );
     args.pair(
         "-chardev",
-        &format!(
-            "socket,id=agent,path={},server=on,wait=off",
-            path(&config.agent_socket)
-        ),
+        &format!("socket,id=agent,fd={},server=on,wait=off", sockets.agent),
     );
     args.pair(
         "-device",
@@ -197,7 +203,7 @@ mod tests {
     }
 
     fn line(nics: usize) -> Vec<String> {
-        build(&config(nics), Path::new("/run/lab/nodes/r1/qmp.sock"))
+        build(&config(nics), Sockets { qmp: 3, agent: 4 })
     }
 
     fn value_of<'a>(line: &'a [String], start: &str) -> &'a str {

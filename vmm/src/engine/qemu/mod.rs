@@ -4,19 +4,21 @@ mod command_line;
 mod qmp;
 mod serial;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use monitor::NodeConfig;
-use tokio::process::Command;
 
-use super::{Console, Guest, SpawnError, start};
+use super::{Console, Ground, Guest, SpawnError, start, this_program};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
+use crate::process::Command;
+use command_line::Sockets;
 use qmp::Shutdown;
 
 pub use command_line::queue_size;
@@ -53,23 +55,41 @@ impl Qemu {
         &self,
         config: &NodeConfig,
         carriers: Carriers,
+        ground: &Ground,
     ) -> Result<Guest, SpawnError> {
         let qmp_socket = config.agent_socket.with_file_name("qmp.sock");
-        // Those of the process before this one would be connected to in vain.
-        for stale in [&qmp_socket, &config.agent_socket] {
-            let _ = std::fs::remove_file(stale);
-        }
-        let mut command = Command::new(&self.program);
-        command
-            .args(command_line::build(config, &qmp_socket))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let (mut child, pid) = start(command)?;
+        let listen = |path: &Path| {
+            // Those of the process before this one would be connected to in vain.
+            let _ = std::fs::remove_file(path);
+            UnixListener::bind(path)
+                .map(OwnedFd::from)
+                .map_err(|error| SpawnError {
+                    program: path.to_owned(),
+                    error,
+                })
+        };
+        // QEMU gets them open: it needs no folder to write to.
+        let sockets = [listen(&qmp_socket)?, listen(&config.agent_socket)?];
+        let arguments = command_line::build(config, Sockets { qmp: 3, agent: 4 });
+        let command = match ground
+            .isolation
+            .qemu_plan(&self.program, config, &ground.ports)
+        {
+            None => Command::new(&self.program).arguments(arguments),
+            Some(plan) => {
+                let plan = serde_json::to_string(&plan).unwrap_or_default();
+                Command::new(&this_program()?)
+                    .arguments(["enter", &plan, "--"])
+                    .arguments([&self.program])
+                    .arguments(arguments)
+            }
+        };
+        let command = command.with_stdin().descriptors(sockets);
+        let mut child = start(command, &self.program, ground)?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
-            unreachable!("all three were asked for");
+            unreachable!("standard input was asked for, and the others always are");
         };
         let (console, typed) = Console::new();
         tokio::spawn(serial::type_in(stdin, typed));
@@ -86,7 +106,7 @@ impl Qemu {
             abort.abort();
             tell(shutdown.ok()?.ok()?, panic, &words.text())
         });
-        Ok(Guest::attend(child, pid, console, story, last_words))
+        Ok(Guest::attend(child, console, story, last_words))
     }
 }
 

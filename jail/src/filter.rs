@@ -112,6 +112,12 @@ pub const THREAD: &[Call] = &[
     call!(SYS_exit, "the end of a thread"),
     call!(SYS_exit_group, "the end of the process"),
     call!(SYS_close, "descriptors that are of no use any more"),
+    call!(
+        SYS_fcntl,
+        1,
+        [libc::F_GETFD],
+        "a build with checks looks whether a descriptor that it closes is open"
+    ),
     call!(SYS_write, "eventfds, streams, warnings"),
 ];
 

@@ -81,7 +81,7 @@ pub struct ShardRewiring {
 pub struct BridgeRewiring {
     /// Its attributes, if it is a switch.
     pub attributes: Option<SwitchNode>,
-    /// For each port it had, which it is now.
+    /// For each port it had, which it is now; those beyond the end are gone.
     pub moved: Vec<Option<usize>>,
     /// For each port it has now, the direction that leads away.
     pub egress: Vec<usize>,

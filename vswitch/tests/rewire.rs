@@ -214,6 +214,10 @@ fn a_switch_knows_its_stations_by_their_new_ports() {
     );
     lab.send("b.eth0", &frame(mac(3), mac(2), 60, 4));
     assert_eq!(receive_all(&mut lab), [0, 0, 1]);
+    // The last port goes, and none takes its number.
+    lab.rewire(&topology("abc", &[a, b]));
+    lab.send("b.eth0", &frame(mac(3), mac(2), 60, 5));
+    assert_eq!(receive_all(&mut lab), [1, 0, 0], "flooded");
 }
 
 #[test]

@@ -28,6 +28,8 @@ const TRIES: &[Try] = &[
         UnixStream::connect(beside("control.sock")).map(drop)
     }),
     ("reach-another-node's-port", || {
+        // One of them is its own.
+        UnixStream::connect(beside("ports/a/eth0.sock"))?;
         UnixStream::connect(beside("ports/b/eth0.sock")).map(drop)
     }),
     ("write-to-the-root", || std::fs::write("/escaped", "x")),

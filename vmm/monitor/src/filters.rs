@@ -37,6 +37,7 @@ pub const VCPU: Table = Table {
         call!(SYS_poll, "whether a masked vector is pending"),
         call!(SYS_ppoll, "the same"),
         call!(SYS_read, "eventfds"),
+        call!(SYS_shutdown, "the agent's stream, when the guest has ended"),
     ],
     with: &[THREAD, SERIAL_LOG],
 };
@@ -106,7 +107,10 @@ pub const ORDERS: Table = Table {
 /// Waits for the end of the guest and reports it.
 pub const MAIN: Table = Table {
     name: "vmm node: main",
-    calls: &[],
+    calls: &[call!(
+        SYS_shutdown,
+        "the agent's stream, when the guest has ended"
+    )],
     with: &[THREAD, SERIAL_LOG],
 };
 

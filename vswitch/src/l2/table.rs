@@ -70,10 +70,6 @@ impl MacTable {
     /// are gone is forgotten.
     pub fn rewire(&mut self, ageing: Duration, limit: usize, moved: &[Option<usize>]) {
         (self.ageing, self.limit) = (ageing, limit);
-        let stays = |(port, to): (usize, &Option<usize>)| *to == Some(port);
-        if moved.iter().enumerate().all(stays) {
-            return;
-        }
         self.entries.retain(|_, entry| {
             let to = moved.get(entry.port).copied().flatten();
             entry.port = to.unwrap_or(entry.port);

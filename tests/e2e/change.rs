@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::process::eventually;
+use tests::process::{self, eventually};
 use tests::{Lab, World};
 
 const SOON: Duration = Duration::from_mins(1);
@@ -38,11 +38,6 @@ fn names(lab: &Lab<'_>) -> Result<Vec<String>> {
         .collect())
 }
 
-fn link(world: &World, end: &str) -> Result<Value> {
-    let links = world.vmm(&["link", "ls", end, "--json"])?.success()?.stdout;
-    Ok(serde_json::from_str::<Value>(&links)?[0].clone())
-}
-
 /// A host and a link come, ping, and go; a link changes; a file with errors changes nothing. Those that stay notice nothing.
 pub fn while_it_runs(world: &World) -> Result<()> {
     let file = world.file("change.json", &topology("0ns", &json!([])))?;
@@ -55,6 +50,7 @@ pub fn while_it_runs(world: &World) -> Result<()> {
         "ping -i 0.1 10.0.0.2 > /tmp/pings 2>&1 & echo $! > /tmp/pid",
     )?;
 
+    let events = process::start(world.vmm_command(&["events"])?, b"")?;
     let plan = world.vmm(&["add", C])?.success()?;
     plan.expect_words(&["add     node c", "add     link c:eth0--s:2"])?;
     // By its name, which was not known when they booted.
@@ -72,9 +68,13 @@ pub fn while_it_runs(world: &World) -> Result<()> {
     ensure!(names(&lab)? == ["a", "b", "s", "c"]);
     ping(&lab, "c", "a")?;
 
-    world.vmm(&["apply", slower])?.success()?;
+    world.vmm(&["rm", "link", "c:eth0"])?.success()?;
+    ensure!(lab.sh("c", "cat /sys/class/net/eth0/carrier")?.trim() == "0");
+    world.vmm(&["rm", "node", "c"])?.success()?;
     ensure!(names(&lab)? == ["a", "b", "s"]);
-    let set = link(world, "a:eth0")?;
+
+    world.vmm(&["apply", slower])?.success()?;
+    let set = lab.link("a:eth0")?;
     ensure!(set["forward"]["attributes"]["delay"] == "100ms", "{set}");
     let round_trip = lab.sh(
         "a",
@@ -97,7 +97,10 @@ pub fn while_it_runs(world: &World) -> Result<()> {
         "nothing of what stays is lost or reordered: {seen:?}"
     );
     ensure!([lab.node_pid("a")?, lab.node_pid("b")?] == pids);
-    lab.stop()
+    lab.stop()?;
+    let told = events.wait(SOON)?;
+    told.expect_words(&["c is booting", "c is ready", "c is no more"])?;
+    Ok(())
 }
 
 /// A partition of a fault script, which came to the lab while it ran, heals.
@@ -135,7 +138,7 @@ pub fn a_partition_heals(world: &World) -> Result<()> {
     ping(&lab, "a", "b")?;
     let still = lab.sh("a", "cat /sys/class/net/eth0/carrier_changes")?;
     ensure!(still == far, "the other side has its carrier all the time");
-    let lost = link(world, "b:eth0")?;
+    let lost = lab.link("b:eth0")?;
     ensure!(lost["forward"]["attributes"]["up"].is_null(), "{lost}");
     lab.stop()
 }

@@ -150,6 +150,16 @@ impl<'w> Lab<'w> {
         Ok(())
     }
 
+    /// The link of which `end` is an end.
+    pub fn link(&self, end: &str) -> Result<Value> {
+        let links = self
+            .world
+            .vmm(&["link", "ls", "--lab", &self.name, end, "--json"])?
+            .success()?
+            .stdout;
+        Ok(serde_json::from_str::<Value>(&links)?[0].take())
+    }
+
     /// The process number of the lab process.
     pub fn pid(&self) -> Result<u32> {
         Ok(u32::try_from(

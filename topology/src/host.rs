@@ -18,6 +18,13 @@ const MOST: u64 = 1 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Files(BTreeMap<PathBuf, String>);
 
+impl Files {
+    /// Adds others; what they contain is newer.
+    pub fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+}
+
 /// Where relative paths start: the folder of the topology file.
 #[derive(Debug)]
 pub struct Folder {

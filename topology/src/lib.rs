@@ -25,6 +25,6 @@ mod verification;
 mod written;
 
 pub use host::{Files, Folder};
-pub use load::Loaded;
+pub use load::{Loaded, Sources};
 pub use report::{Finding, Report, Severity};
 pub use schema::json_schema;

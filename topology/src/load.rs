@@ -1,6 +1,8 @@
 //! The way from a file to the model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use crate::check;
 use crate::de;
@@ -26,6 +28,29 @@ pub struct Loaded {
     pub warnings: Report,
     /// The files that the text copies from.
     pub files: Files,
+}
+
+/// A topology file with what it copies from: all it takes to check it again where these files are out of sight or have changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sources {
+    /// Where it stands.
+    pub file: PathBuf,
+    /// What stands in it.
+    pub text: String,
+    /// What it copies from.
+    pub files: Files,
+}
+
+impl Sources {
+    /// Checks it.
+    ///
+    /// # Errors
+    /// All that is wrong with the text.
+    pub fn load(self) -> Result<Loaded, Report> {
+        let folder = Folder::with_files(&self.file, self.files);
+        Topology::parse_in(&self.text, &self.file, &folder)
+    }
 }
 
 impl Topology {

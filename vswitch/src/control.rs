@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 use topology::model::{Patch, Topology};
-use topology::{Files, Folder, Loaded, Report};
+use topology::{Files, Folder, Loaded, Report, Sources};
 use tracing::warn;
 
 use crate::capture::{self, Next, Session};
@@ -55,16 +55,6 @@ struct Request {
     /// What `set` copies from, where the switch cannot see it.
     #[serde(skip_serializing_if = "Option::is_none")]
     files: Option<Files>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sources {
-    /// Where it stands.
-    file: PathBuf,
-    text: String,
-    /// What it copies from.
-    files: Files,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -276,10 +266,8 @@ fn answer(view: &View, request: Request) -> Answer {
         (Op::Apply, None, None, None, Some(config), None) => {
             done(Answer::Apply, apply(view, Topology::load(&config)))
         }
-        (Op::Apply, None, None, None, None, Some(Sources { file, text, files })) => {
-            let folder = Folder::with_files(&file, files);
-            let loaded = Topology::parse_in(&text, &file, &folder);
-            done(Answer::Apply, apply(view, loaded))
+        (Op::Apply, None, None, None, None, Some(sources)) => {
+            done(Answer::Apply, apply(view, sources.load()))
         }
         _ => Answer::Error(format!("not a request; {REQUESTS}")),
     }

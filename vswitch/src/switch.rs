@@ -53,6 +53,8 @@ pub struct Options {
     pub policy: Policy,
     /// Captures to files that begin before the first front-end can connect.
     pub captures: Vec<FileRequest>,
+    /// How long ago schedules and traces began.
+    pub elapsed: Duration,
 }
 
 /// Where the sockets of ports are.
@@ -166,7 +168,7 @@ impl Switch {
             devices.push(open(external)?);
         }
         // Schedules and traces of all links begin in the same moment.
-        let origin = Time::now();
+        let origin = Time::now() - options.elapsed;
         let links = plan.links.into_iter().zip(&topology.links);
         let links = links.map(|(plan, link)| Link {
             plan,

@@ -3,6 +3,7 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use common::driver::{Guest, Shape};
 use common::frontend::Connection;
@@ -363,6 +364,7 @@ proptest! {
 fn start(topology: &Topology, shards: usize) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
+        elapsed: Duration::ZERO,
         sockets: Sockets::Folder(dir.path().to_owned()),
         shards,
         cpus: Vec::new(),

@@ -32,6 +32,9 @@ pub struct Lab {
     /// Process number of the virtual switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch_pid: Option<u32>,
+    /// How often the switch was started again because it had ended by itself.
+    #[serde(default)]
+    pub switch_restarts: u64,
     /// What runs the machines.
     pub engine: EngineName,
     /// Why this engine.

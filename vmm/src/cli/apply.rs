@@ -60,8 +60,10 @@ pub struct RmArgs {
 #[derive(Debug, Subcommand)]
 enum RmVerb {
     /// End nodes and remove them with their links
+    #[command(after_help = "Example:\n  vmm rm node pc3")]
     Node(RmSome),
     /// Remove links; the interfaces at their ends stay
+    #[command(after_help = "Example:\n  vmm rm link --dry-run pc3:eth1")]
     Link(RmSome),
 }
 

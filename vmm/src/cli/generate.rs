@@ -82,6 +82,8 @@ pub fn man(_args: &ManArgs) -> Result<ExitCode, Failure> {
 mod tests {
     use std::fmt::Write;
 
+    use clap::Command;
+
     use super::*;
 
     #[test]
@@ -89,16 +91,16 @@ mod tests {
         let mut command = Cli::command();
         command.build();
         command.clone().debug_assert();
-        for verb in command
-            .get_subcommands()
-            .filter(|v| !v.is_hide_set() && v.get_name() != "help")
-        {
-            let help = verb.clone().render_long_help().to_string();
-            assert!(
-                help.contains("Example"),
-                "{} has no example",
-                verb.get_name()
-            );
+        expect_examples(&command);
+    }
+
+    fn expect_examples(command: &Command) {
+        let help = command.clone().render_long_help().to_string();
+        assert!(help.contains("Example"), "no example: {help}");
+        for verb in command.get_subcommands() {
+            if !verb.is_hide_set() && verb.get_name() != "help" {
+                expect_examples(verb);
+            }
         }
     }
 

@@ -139,7 +139,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
         topology,
         text,
         warnings,
-        ..
+        files,
     } = loaded;
     if !args.json.json {
         eprint!("{}", warnings.render(colour));
@@ -168,6 +168,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
         name,
         file,
         text,
+        files,
         topology,
         image,
         boot_timeout: args

@@ -28,6 +28,7 @@ pub struct LinkArgs {
 #[derive(Debug, Subcommand)]
 enum LinkVerb {
     /// List links: what they are set to, and what has happened on them
+    #[command(after_help = "Example:\n  vmm link ls pc1")]
     Ls(LsArgs),
     /// Set attributes, all in one moment; docs/shaping.md has them
     #[command(
@@ -36,10 +37,13 @@ vmm link set a:eth0--b:eth0 forward.rate=10Mbit backward.rate=1Mbit"
     )]
     Set(SetArgs),
     /// Give a link its carrier back
+    #[command(after_help = "Example:\n  vmm link up pc1:eth0")]
     Up(CarrierArgs),
     /// Take a link's carrier away; the guests see it
+    #[command(after_help = "Example:\n  vmm link down pc1:eth0 --out")]
     Down(CarrierArgs),
     /// Make a link what the topology says; its schedule goes on
+    #[command(after_help = "Example:\n  vmm link reset pc1:eth0")]
     Reset(ResetArgs),
 }
 

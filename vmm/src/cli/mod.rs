@@ -49,6 +49,11 @@ Exit status:
   130  ended by Ctrl-C before the work was done
 exec, shell and attach otherwise pass on the status of the command; 128+N if signal N ended it.
 
+Examples:
+  vmm launch two-hosts.json      a lab until Ctrl-C
+  vmm exec a -- ping -c 3 b      in another terminal
+  vmm link set a:eth0 delay=20ms
+
 Environment:
   HOPYARD_LAB      the lab to talk to, as --lab
   HOPYARD_IMAGE    folder of the guest image, as --image

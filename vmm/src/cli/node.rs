@@ -37,14 +37,19 @@ pub struct NodeArgs {
 #[derive(Debug, Subcommand)]
 enum NodeVerb {
     /// Boot nodes that are down, and wait until they are ready
+    #[command(after_help = "Example:\n  vmm node start r1")]
     Start(OrderArgs),
     /// Take nodes down; their links stay
+    #[command(after_help = "Example:\n  vmm node stop r1 r2")]
     Stop(OrderArgs),
     /// Take nodes down, boot them and wait until they are ready
+    #[command(after_help = "Example:\n  vmm node restart --no-wait r1")]
     Restart(OrderArgs),
     /// Have the processors of nodes stand still
+    #[command(after_help = "Example:\n  vmm node pause pc1")]
     Pause(OrderArgs),
     /// Have the processors of paused nodes go on
+    #[command(after_help = "Example:\n  vmm node resume pc1")]
     Resume(OrderArgs),
 }
 

@@ -342,6 +342,7 @@ mod tests {
             description: None,
             file: "/lab.json".into(),
             switch_pid: None,
+            switch_restarts: 0,
             pid: 1,
             engine: crate::api::types::EngineName::Kvm,
             engine_reason: String::new(),

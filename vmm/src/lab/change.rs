@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use topology::Loaded;
 use topology::difference::{Difference, LinkChange, NodeChange};
 use topology::model::{Check, Node, Topology};
+use topology::{Loaded, Sources};
 
 use super::agent::{Agent, ExecEvent};
 use super::faults::{self, Fault, Faults};
@@ -226,12 +226,21 @@ impl Changes {
             let message = format!("cannot write {}: {error}", self.paths.folder().display());
             return Err(ChangeError::Host(Failure::new(Code::Host, message)));
         }
-        if let Err(error) = self.links.apply(&loaded, &file, wiring, &renamed).await {
+        let sources = Sources {
+            file,
+            text: request.text.clone(),
+            files: loaded.files.clone(),
+        };
+        if let Err(error) = self.links.apply(&sources, wiring, &renamed).await {
             self.clear(&added);
             return Err(error.into());
         }
 
         // The switch is what it is to be, and what follows cannot be refused.
+        if let Err(error) = self.paths.write_sources(&sources) {
+            let path = self.paths.sources();
+            self.state.notice(None, format!("cannot write {}: {error}; a switch that had to be started again would not know of this change", path.display()));
+        }
         self.remove(removed).await;
         self.renew(&current.topology, topology, &difference, &mut specs)
             .await;

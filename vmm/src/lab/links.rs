@@ -1,6 +1,6 @@
 //! The links of a running lab: what they are set to, and which NICs have a carrier.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
 use topology::model::{Direction, Endpoint, NodeKind, Patch, Topology};
-use topology::{Folder, Loaded};
+use topology::{Files, Folder, Sources};
 
 use super::switch::News;
 use crate::api::types::{CaptureRequest, Change, Link, LinkCounters, LinkDirection};
@@ -35,8 +35,41 @@ pub struct Links {
 #[derive(Debug)]
 struct Inner {
     wiring: Wiring,
-    /// Links that people have set to something else than the topology says.
-    touched: BTreeSet<String>,
+    /// Links that people have set to something else than the topology says, and to what.
+    touched: BTreeMap<String, Touch>,
+}
+
+/// What a link was set to by hand: attributes of each direction, and what they copy from.
+#[derive(Debug, Clone, Default)]
+struct Touch {
+    forward: Map<String, Value>,
+    backward: Map<String, Value>,
+    files: Files,
+}
+
+impl Touch {
+    /// Something more is set.
+    fn add(&mut self, set: &Map<String, Value>, files: Files) {
+        let of = |direction: &str| set.get(direction).and_then(Value::as_object);
+        for (way, direction) in [
+            (&mut self.forward, "forward"),
+            (&mut self.backward, "backward"),
+        ] {
+            let both = set
+                .iter()
+                .filter(|(name, _)| *name != "forward" && *name != "backward");
+            for (name, value) in both.chain(of(direction).into_iter().flatten()) {
+                // A link has one or the other.
+                match name.as_str() {
+                    "rate" => drop(way.remove("trace")),
+                    "trace" => drop(way.remove("rate")),
+                    _ => {}
+                }
+                way.insert(name.clone(), value.clone());
+            }
+        }
+        self.files.extend(files);
+    }
 }
 
 /// Which links there are, and which NICs they lead to.
@@ -160,7 +193,7 @@ impl Links {
                 wiring.set_carrier(ends, direction, attributes.up);
             }
         }
-        let touched = BTreeSet::new();
+        let touched = BTreeMap::new();
         Self {
             inner: RwLock::new(Inner { wiring, touched }),
             switch,
@@ -189,24 +222,43 @@ impl Links {
     /// `wiring`; `renamed` links are those with other names than before, `None` if they are gone.
     pub async fn apply(
         &self,
-        loaded: &Loaded,
-        file: &Path,
+        sources: &Sources,
         wiring: Wiring,
         renamed: &HashMap<String, Option<String>>,
     ) -> Result<(), LinkError> {
         // The switch is jailed, and sees no file of the host.
-        let text = json!({"file": file, "text": loaded.text, "files": loaded.files});
-        let request = json!({"op": "apply", "text": text});
-        self.ask(&request).await?;
+        self.ask(&json!({"op": "apply", "text": sources})).await?;
         {
             let mut inner = self.inner_mut();
             inner.wiring = wiring;
             let touched = std::mem::take(&mut inner.touched).into_iter();
-            let name = |old: String| renamed.get(&old).cloned().unwrap_or(Some(old));
+            let name = |(old, touch): (String, Touch)| {
+                let name = renamed.get(&old).cloned().unwrap_or(Some(old));
+                Some((name?, touch))
+            };
             inner.touched = touched.filter_map(name).collect();
             inner.wiring.darken_unlinked();
         }
         // What the switch has told of carriers that it did not know under their names yet is among this.
+        self.learn_carriers().await;
+        Ok(())
+    }
+
+    /// Has a switch that was started again be what the lab's last one was; what it refuses.
+    pub async fn restore(&self) -> Vec<LinkError> {
+        let touched = self.inner().touched.clone();
+        let mut refused = Vec::new();
+        for (name, touch) in touched {
+            let set = json!({"forward": touch.forward, "backward": touch.backward});
+            let request = json!({"op": "set", "link": name, "set": set, "files": touch.files});
+            refused.extend(self.ask(&request).await.err());
+        }
+        self.learn_carriers().await;
+        refused
+    }
+
+    /// Has each NIC have the carrier that the switch says.
+    async fn learn_carriers(&self) {
         // A switch that does not answer now is about to end.
         let links = self.list().await.unwrap_or_default();
         let inner = self.inner();
@@ -220,12 +272,11 @@ impl Links {
                 inner.wiring.set_carrier(ends, number, up);
             }
         }
-        Ok(())
     }
 
     /// Links that people have set to something else than the topology says.
     pub fn touched(&self) -> BTreeSet<String> {
-        self.inner().touched.clone()
+        self.inner().touched.keys().cloned().collect()
     }
 
     /// Passes on what the switch tells; what has changed, if it is about one of the links.
@@ -300,7 +351,9 @@ impl Links {
         parsed.map_err(|report| LinkError::Refused(report.to_string()))?;
         self.ask(&json!({"op": "set", "link": name, "set": set, "files": folder.files()}))
             .await?;
-        self.inner_mut().touched.insert(name.to_owned());
+        let mut inner = self.inner_mut();
+        let touch = inner.touched.entry(name.to_owned()).or_default();
+        touch.add(set, folder.files());
         Ok(())
     }
 

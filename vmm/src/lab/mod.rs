@@ -7,6 +7,7 @@ mod describe;
 mod faults;
 mod ground;
 pub mod janitor;
+mod keeper;
 pub mod links;
 pub mod metrics;
 mod node;
@@ -30,6 +31,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::model::{self, NodeKind, Role, Topology};
+use topology::{Files, Sources};
 
 use crate::api;
 use crate::api::types::{
@@ -44,11 +46,11 @@ use crate::isolation::Isolation;
 use change::{Changes, Parts};
 use faults::Faults;
 use janitor::{Janitor, SharedJanitor};
+use keeper::Keeper;
 use links::{Links, Wiring};
 use orders::{Orders, Roster};
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
-use switch::Switch;
 
 /// How long a lab waits for the first client to follow its events.
 const AUDIENCE: Duration = Duration::from_secs(5);
@@ -64,6 +66,8 @@ pub struct Plan {
     pub file: PathBuf,
     /// What stands in it.
     pub text: String,
+    /// The files that it copies from.
+    pub files: Files,
     /// What it says.
     pub topology: Topology,
     /// The engine and why.
@@ -164,7 +168,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             isolation: plan.isolation.clone(),
             switch: switch::Setup {
                 program: switch_program,
-                topology: plan.file.clone(),
+                sources: folder.paths.sources(),
                 namespaces: plan.isolation.of_switch(&plan.topology),
                 jail: plan
                     .isolation
@@ -194,6 +198,11 @@ fn set_up(
         groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
     })?;
     let (janitor, keeper) = janitor::start(folder)?;
+    folder.paths.write_sources(&Sources {
+        file: plan.file.clone(),
+        text: plan.text.clone(),
+        files: plan.files.clone(),
+    })?;
     for node in &plan.topology.nodes {
         folder.paths.create_node(&node.name)?;
     }
@@ -258,7 +267,6 @@ impl Prepared {
             },
             &self.links,
             &self.switch,
-            &self.folder.paths,
         )
         .await;
         context.state.ended();
@@ -289,24 +297,14 @@ async fn operate(
     mut cast: Cast,
     links: &Arc<Links>,
     setup: &switch::Setup,
-    paths: &LabPaths,
 ) -> Result<(), Failure> {
-    let links = links.clone();
-    let state = context.state.clone();
-    let hear = move |news| {
-        if let Some(change) = links.hear(&news) {
-            state.tell(change);
-        }
-    };
-    let (mut switch, ready) = match Switch::start(setup, paths, hear) {
-        Ok(switch) => switch,
+    let (mut keeper, ready) = match Keeper::start(context, setup, links) {
+        Ok(started) => started,
         Err(failure) => {
             context.state.ending(Some(failure.message.clone()));
             return Err(failure);
         }
     };
-    context.janitor().watch(switch.pid);
-    context.state.set_switch(Some(switch.pid));
     let mut running = JoinSet::new();
     let asked = context.state.stop_asked();
     let result = {
@@ -323,7 +321,7 @@ async fn operate(
             biased;
             () = asked => Ok(()),
             () = signals.come() => Ok(()),
-            failed = switch.failed() => Err(Failure::new(Code::Lab, failed)),
+            failure = keeper.keep() => Err(failure),
             result = work => result,
         }
     };
@@ -334,10 +332,7 @@ async fn operate(
     // there is nothing to save, and a person who ends a lab wants it gone.
     context.stop.send_replace(true);
     while running.join_next().await.is_some() {}
-    let pid = switch.pid;
-    switch.stop().await;
-    context.janitor().forget(pid);
-    context.state.set_switch(None);
+    keeper.stop().await;
     result
 }
 
@@ -568,6 +563,7 @@ fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
         file: plan.file.clone(),
         pid: std::process::id(),
         switch_pid: None,
+        switch_restarts: 0,
         engine: plan.choice.engine.name(),
         engine_reason: plan.choice.reason.clone(),
         revision: 0,
@@ -665,6 +661,7 @@ mod tests {
             file: "/lab.json".into(),
             pid: 1,
             switch_pid: None,
+            switch_restarts: 0,
             engine: EngineName::Kvm,
             engine_reason: String::new(),
             started: 0,

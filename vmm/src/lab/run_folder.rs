@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use topology::Sources;
 
 use super::children;
 use crate::cgroup;
@@ -220,6 +221,18 @@ impl LabPaths {
     pub fn create_node(&self, node: &str) -> io::Result<()> {
         create_private(&self.node_ports(node))?;
         create_private(&self.node(node))
+    }
+
+    /// What the switch runs, should it have to be started again.
+    pub fn sources(&self) -> PathBuf {
+        self.folder.join("topology.json")
+    }
+
+    /// Writes that, all or nothing.
+    pub fn write_sources(&self, sources: &Sources) -> io::Result<()> {
+        let new = self.folder.join("topology.json.new");
+        fs::write(&new, serde_json::to_vec(sources)?)?;
+        fs::rename(new, self.sources())
     }
 
     /// The socket that leads to a node's agent.

@@ -190,6 +190,12 @@ impl State {
         self.inner().lab.switch_pid = pid;
     }
 
+    /// The switch has been started again, and serves; `message` says so.
+    pub fn switch_restarted(&self, message: String) {
+        self.inner().lab.switch_restarts += 1;
+        self.notice(None, message);
+    }
+
     /// Tells people something.
     pub fn notice(&self, node: Option<&str>, message: impl Into<String>) {
         self.send(Change::Notice {

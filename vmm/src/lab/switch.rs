@@ -1,6 +1,8 @@
 //! The lab's virtual switch: one `vswitch` process.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use jail::Plan;
@@ -27,6 +29,7 @@ pub struct Switch {
     pub pid: u32,
     process: Process,
     last_words: (LastWords, JoinHandle<()>),
+    ready: Arc<AtomicBool>,
 }
 
 /// What it takes to start the switch.
@@ -34,8 +37,8 @@ pub struct Switch {
 pub struct Setup {
     /// The program.
     pub program: PathBuf,
-    /// The topology file whose links it runs.
-    pub topology: PathBuf,
+    /// Where the [`topology::Sources`] of what it runs are.
+    pub sources: PathBuf,
     /// The namespaces it starts in, if it is jailed.
     pub namespaces: Option<Namespaces>,
     /// What it keeps in its jail.
@@ -65,11 +68,12 @@ pub fn program() -> Result<PathBuf, Failure> {
 }
 
 impl Switch {
-    /// Starts the switch as `setup` says; has to be called on the main thread. What it has to tell while it runs is
-    /// for `hear`.
+    /// Starts the switch as `setup` says, `elapsed` after the begin of schedules; has to be called on the main thread. What it has to tell
+    /// while it runs is for `hear`.
     pub fn start(
         setup: &Setup,
         paths: &LabPaths,
+        elapsed: Duration,
         hear: impl Fn(News) + Send + 'static,
     ) -> Result<(Self, Ready), Failure> {
         let cannot = |error: std::io::Error| {
@@ -79,8 +83,9 @@ impl Switch {
             )
         };
         let mut command = Command::new(&setup.program)
-            .arguments(["run", "--config"])
-            .arguments([&setup.topology])
+            .arguments(["run", "--sources"])
+            .arguments([&setup.sources])
+            .arguments(["--elapsed", &elapsed.as_nanos().to_string()])
             .arguments(["--sockets"])
             .arguments([paths.ports()])
             .arguments(["--control"])
@@ -98,9 +103,16 @@ impl Switch {
             pid: process.pid,
             process,
             last_words: LastWords::listen(stderr),
+            ready: Arc::default(),
         };
         let (sender, ready) = oneshot::channel();
-        tokio::spawn(listen(stdout, sender, hear));
+        let is_ready = switch.ready.clone();
+        let tell = move || {
+            is_ready.store(true, Ordering::Relaxed);
+            // A lab that no longer waits is ending.
+            let _ = sender.send(());
+        };
+        tokio::spawn(listen(stdout, tell, hear));
         Ok((switch, Ready(ready)))
     }
 
@@ -115,6 +127,11 @@ impl Switch {
             words if words.is_empty() => format!("the switch {how}"),
             words => format!("the switch {how} and said: {words}"),
         }
+    }
+
+    /// Whether it has ever listened on all its ports.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
     }
 
     /// Ends the switch.
@@ -178,14 +195,15 @@ pub enum News {
 }
 
 /// Takes all the switch prints, or it would wait.
-async fn listen(stdout: impl AsyncRead + Unpin, ready: oneshot::Sender<()>, hear: impl Fn(News)) {
+async fn listen(stdout: impl AsyncRead + Unpin, ready: impl FnOnce(), hear: impl Fn(News)) {
     let mut lines = BufReader::new(stdout).lines();
     let mut ready = Some(ready);
     while let Ok(Some(line)) = lines.next_line().await {
         match serde_json::from_str(&line) {
             Ok(Event::Ready) => {
-                // A lab that no longer waits is ending.
-                let _ = ready.take().map(|ready| ready.send(()));
+                if let Some(ready) = ready.take() {
+                    ready();
+                }
             }
             Ok(Event::News(news)) => hear(news),
             // Of a newer switch.
@@ -196,7 +214,7 @@ async fn listen(stdout: impl AsyncRead + Unpin, ready: oneshot::Sender<()>, hear
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -209,7 +227,8 @@ mod tests {
         let (sender, ready) = oneshot::channel();
         let heard = Arc::new(Mutex::new(Vec::new()));
         let notes = heard.clone();
-        listen(said.as_bytes(), sender, move |news| {
+        let ready_now = || sender.send(()).unwrap();
+        listen(said.as_bytes(), ready_now, move |news| {
             notes.lock().unwrap().push(news);
         })
         .await;

@@ -61,29 +61,57 @@ fn of_a_lab_and_its_janitor() {
     });
 }
 
-#[test]
-fn of_the_switch() {
-    with_neighbour(|place| {
-        let all = place.processes().len();
-        let switch = place
-            .processes()
-            .iter()
-            .filter(|(_, line)| line.starts_with("sleep"))
-            .map(|p| p.0)
-            .min();
-        kill(switch.unwrap(), Signal::KILL);
-        wait_for_half(place, all);
+/// A lab as `vmm ls` shows it.
+fn shown(place: &Place, lab: &str) -> serde_json::Value {
+    let labs: serde_json::Value = serde_json::from_str(&place.ok(&["ls", "--json"])).unwrap();
+    let mut labs = labs.as_array().unwrap().iter();
+    labs.find(|shown| shown["name"] == lab).unwrap().clone()
+}
+
+/// Kills the switch of the lab and waits for the next one.
+fn kill_switch(place: &Place, lab: &str) {
+    let restarts = shown(place, lab)["switch_restarts"].as_u64();
+    let pid = shown(place, lab)["switch_pid"].as_u64().unwrap();
+    kill(u32::try_from(pid).unwrap(), Signal::KILL);
+    place.wait_until("the switch serves again", || {
+        shown(place, lab)["switch_restarts"].as_u64() > restarts
     });
 }
 
 #[test]
-fn of_the_switch_of_a_lab_in_the_foreground() {
+fn of_the_switch() {
     let place = Place::new();
     let lab = place.stay(&[]);
+    let before = place.nodes();
+    let processes = place.processes().len();
+    kill_switch(&place, "two");
+    assert_eq!(place.nodes(), before);
+    assert_eq!(place.processes().len(), processes);
+    lab.signal(Signal::INT);
+    let (status, said) = lab.end();
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains("the switch was killed") && said.contains("it is started again"),
+        "{said}"
+    );
+    place.assert_clean();
+}
+
+#[test]
+fn of_the_switch_again_and_again() {
+    let place = Place::new();
+    let lab = place.stay(&[]);
+    for _ in 0..5 {
+        kill_switch(&place, "two");
+    }
     kill(place.process("sleep"), Signal::KILL);
     let (status, said) = lab.end();
     assert_eq!(status, Some(6), "{said}");
-    assert!(said.contains("error: the switch was killed"), "{said}");
+    assert!(
+        said.contains("error: the switch was killed")
+            && said.contains("it was started again 5 times in a row"),
+        "{said}"
+    );
     place.assert_clean();
 }
 

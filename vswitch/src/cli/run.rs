@@ -2,11 +2,13 @@
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use topology::Sources;
 use topology::model::{Timing, Topology};
 
 use super::wiring::{Wired, Wiring};
@@ -28,8 +30,14 @@ pub(super) struct Arguments {
         conflicts_with = "wiring"
     )]
     config: Option<PathBuf>,
+    /// Run the links of a topology that was read before (what a lab does).
+    #[arg(long, value_name = "FILE", hide = true, requires = "sockets", conflicts_with_all = ["config", "wiring"])]
+    sources: Option<PathBuf>,
+    /// How many nanoseconds ago schedules and traces began (what a lab does with a switch that takes the place of another).
+    #[arg(long, value_name = "NS", hide = true, default_value_t = 0)]
+    elapsed: u64,
     /// With --config: the folder in which one socket per machine interface is made, NODE.INTERFACE.sock.
-    #[arg(long, value_name = "DIR", requires = "config")]
+    #[arg(long, value_name = "DIR")]
     sockets: Option<PathBuf>,
     #[command(flatten)]
     wiring: Wiring,
@@ -132,6 +140,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             allow_unsealed: arguments.allow_unsealed,
         },
         captures,
+        elapsed: Duration::from_nanos(arguments.elapsed),
     };
     raise_descriptor_limit();
     // Blocked before any thread starts, so that they are delivered to `wait` only.
@@ -168,6 +177,15 @@ fn configuration(arguments: &Arguments) -> Result<(Topology, Sockets)> {
     if let (Some(config), Some(folder)) = (&arguments.config, &arguments.sockets) {
         let loaded = Topology::load(config)?;
         return Ok((loaded.topology, Sockets::Folder(folder.clone())));
+    }
+    if let (Some(path), Some(folder)) = (&arguments.sources, &arguments.sockets) {
+        let unreadable = || format!("cannot read {}", path.display());
+        let text = std::fs::read(path).with_context(unreadable)?;
+        let sources: Sources = serde_json::from_slice(&text).with_context(unreadable)?;
+        return Ok((sources.load()?.topology, Sockets::Folder(folder.clone())));
+    }
+    if arguments.sockets.is_some() {
+        bail!("--sockets is for the interfaces of a topology: name its file with --config");
     }
     if arguments.wiring.has_no_ports() {
         bail!(

@@ -150,6 +150,7 @@ impl Lab {
     pub fn run_with(self, policy: Policy, shards: usize) -> Running {
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
+            elapsed: Duration::ZERO,
             sockets: Sockets::Folder(dir.path().to_owned()),
             shards,
             cpus: Vec::new(),

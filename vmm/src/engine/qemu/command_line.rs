@@ -141,7 +141,11 @@ impl Args {
         };
         self.pair(
             "-chardev",
-            &format!("socket,id=port{index},path={}", path(&nic.socket)),
+            // A switch that is started again is tried for every second; QEMU has nothing finer before 9.2.
+            &format!(
+                "socket,id=port{index},path={},reconnect=1",
+                path(&nic.socket)
+            ),
         );
         self.pair(
             "-netdev",

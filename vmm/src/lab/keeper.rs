@@ -1,0 +1,134 @@
+//! Keeps the switch running: one that ends by itself is started again, and becomes what it was.
+//!
+//! The machines notice by themselves: their monitors connect again and hand over their rings, and go on behind the last frame that
+//! the old switch had completed. What was inside links is lost with it, and so are counters; seeds and schedules are those of the lab.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::Context;
+use super::links::Links;
+use super::switch::{Ready, Setup, Switch};
+use crate::failure::{Code, Failure};
+
+/// How often in a row it is started again.
+const TRIES: u32 = 5;
+/// The pause before the second try; it doubles with each that follows. The first is made at once.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A switch that has run for so long has not been started in vain.
+const STEADY: Duration = Duration::from_mins(1);
+
+/// The switch of a lab, whichever process that is by now.
+#[derive(Debug)]
+pub struct Keeper<'a> {
+    context: &'a Context,
+    setup: &'a Setup,
+    links: &'a Arc<Links>,
+    /// When the first one was started: what schedules count from.
+    origin: Instant,
+    /// When this one was.
+    since: Instant,
+    switch: Switch,
+}
+
+impl<'a> Keeper<'a> {
+    /// Starts the switch; has to be called, and later polled, on the main thread.
+    pub fn start(
+        context: &'a Context,
+        setup: &'a Setup,
+        links: &'a Arc<Links>,
+    ) -> Result<(Self, Ready), Failure> {
+        let origin = Instant::now();
+        let (switch, ready) = spawn(context, setup, links, origin)?;
+        let keeper = Self {
+            context,
+            setup,
+            links,
+            origin,
+            since: origin,
+            switch,
+        };
+        Ok((keeper, ready))
+    }
+
+    /// Starts the switch again whenever it ends. Returns when that is of no use.
+    pub async fn keep(&mut self) -> Failure {
+        let mut tries = 0;
+        loop {
+            let mut how = self.switch.failed().await;
+            if !self.switch.is_ready() && tries == 0 {
+                // It has never worked, and will not.
+                return Failure::new(Code::Lab, how);
+            }
+            if self.since.elapsed() > STEADY {
+                tries = 0;
+            }
+            loop {
+                tries += 1;
+                if tries > TRIES {
+                    return Failure::new(
+                        Code::Lab,
+                        format!("{how}; it was started again {TRIES} times in a row"),
+                    );
+                }
+                let what_follows = format!("{how}; it is started again");
+                self.context.state.notice(None, what_follows);
+                if tries > 1 {
+                    sleep(PAUSE * 2_u32.pow(tries - 2)).await;
+                }
+                match self.start_again().await {
+                    Ok(()) => break,
+                    Err(why) => how = why,
+                }
+            }
+        }
+    }
+
+    async fn start_again(&mut self) -> Result<(), String> {
+        self.context.janitor().forget(self.switch.pid);
+        self.context.state.set_switch(None);
+        self.since = Instant::now();
+        let (switch, ready) = spawn(self.context, self.setup, self.links, self.origin)
+            .map_err(|failure| failure.message)?;
+        self.switch = switch;
+        tokio::select! {
+            ready = ready.wait() => ready.map_err(|failure| failure.message)?,
+            how = self.switch.failed() => return Err(how),
+        }
+        let took = self.since.elapsed().as_millis();
+        let mut message = format!("the switch serves again after {took} ms");
+        for refused in self.links.restore().await {
+            message = format!("{message}; {refused}");
+        }
+        self.context.state.switch_restarted(message);
+        Ok(())
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        let pid = self.switch.pid;
+        self.switch.stop().await;
+        self.context.janitor().forget(pid);
+        self.context.state.set_switch(None);
+    }
+}
+
+fn spawn(
+    context: &Context,
+    setup: &Setup,
+    links: &Arc<Links>,
+    origin: Instant,
+) -> Result<(Switch, Ready), Failure> {
+    let (links, state) = (links.clone(), context.state.clone());
+    let hear = move |news| {
+        if let Some(change) = links.hear(&news) {
+            state.tell(change);
+        }
+    };
+    let (switch, ready) = Switch::start(setup, &context.paths, origin.elapsed(), hear)?;
+    context.janitor().watch(switch.pid);
+    context.state.set_switch(Some(switch.pid));
+    Ok((switch, ready))
+}

@@ -28,7 +28,7 @@ pub fn as_the_topology_says(world: &World) -> Result<()> {
     // QEMU reports a triple fault as the reset that follows it.
     let faults: &[&str] = match world.engine() {
         Engine::Kvm => &["triple-fault"],
-        Engine::Qemu => &["triple-fault", "reboot"],
+        Engine::Qemu | Engine::Container => &["triple-fault", "reboot"],
     };
     let cases: [(&str, &str, &str, u64, &[&str]); 4] = [
         ("off", POWER_OFF, "ended", 0, &["power-off"]),

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod change;
+mod containers;
 mod copies;
 mod ends;
 mod escapes;
@@ -90,6 +91,23 @@ const KVM_ONLY: &[(&str, Run)] = &[
     ("measure::boot_time", measure::boot_time),
 ];
 
+/// What containers are to do as machines do, and what is theirs alone.
+const CONTAINERS: &[(&str, Run)] = &[
+    ("launch::two_hosts", launch::two_hosts),
+    ("launch::exec", launch::exec),
+    ("launch::lan", launch::lan),
+    ("launch::two_labs", launch::two_labs),
+    ("launch::figure3", launch::figure3),
+    ("shell::terminal", shell::terminal),
+    ("faults::node_killed", faults::node_killed),
+    ("faults::launcher_killed", faults::launcher_killed),
+    ("operate::links_live", operate::links_live),
+    ("change::while_it_runs", change::while_it_runs),
+    ("containers::what_they_are", containers::what_they_are),
+    ("containers::beside_machines", containers::beside_machines),
+    ("containers::the_switch_dies", containers::the_switch_dies),
+];
+
 fn main() -> ExitCode {
     let programs = PROGRAMS.iter().map(|&(name, run)| Case {
         name: name.to_owned(),
@@ -105,5 +123,6 @@ fn main() -> ExitCode {
     };
     let qemu = LABS.iter().chain(QEMU_ONLY).map(with(Engine::Qemu));
     let kvm = LABS.iter().chain(KVM_ONLY).map(with(Engine::Kvm));
-    tests::case::main(programs.chain(qemu).chain(kvm).collect())
+    let container = CONTAINERS.iter().map(with(Engine::Container));
+    tests::case::main(programs.chain(qemu).chain(kvm).chain(container).collect())
 }

@@ -22,6 +22,8 @@ pub enum Engine {
     Kvm,
     /// QEMU's processor emulation, on this machine.
     Qemu,
+    /// Containers, on this machine.
+    Container,
 }
 
 impl Engine {
@@ -30,6 +32,7 @@ impl Engine {
         match self {
             Self::Kvm => "kvm",
             Self::Qemu => "qemu",
+            Self::Container => "container",
         }
     }
 }
@@ -159,6 +162,9 @@ fn obstacle(needs: Needs) -> Option<String> {
     if engine == Engine::Kvm && has_kvm() {
         return None;
     }
+    if engine == Engine::Container {
+        return container_obstacle();
+    }
     if !in_path("qemu-system-x86_64") {
         return Some("no qemu-system-x86_64; `apt-get install qemu-system-x86`".to_owned());
     }
@@ -168,6 +174,19 @@ fn obstacle(needs: Needs) -> Option<String> {
         );
     }
     None
+}
+
+fn container_obstacle() -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("containers take root".to_owned());
+    }
+    let file_systems = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !file_systems.contains("erofs") {
+        return Some("this machine's kernel cannot mount erofs (`modprobe erofs`)".to_owned());
+    }
+    let missing = ["/dev/net/tun", "/dev/loop-control"].map(Path::new);
+    let missing = missing.into_iter().find(|path| !path.exists())?;
+    Some(format!("this machine has no {}", missing.display()))
 }
 
 /// Whether this machine's KVM has hardware behind it. The processor says so with a flag; a KVM without it emulates.

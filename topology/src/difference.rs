@@ -254,6 +254,7 @@ fn machine(old: &Machine, new: &Machine, after: bool, aspects: &mut Vec<Aspect>)
     note("vcpus", old.vcpus != new.vcpus, &|| {
         format!("{} → {}", old.vcpus, new.vcpus)
     });
+    note("engine", old.engine != new.engine, nothing);
     let group = |machine: &Machine| {
         (
             machine.limits.cpu,

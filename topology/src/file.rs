@@ -130,6 +130,8 @@ pub struct Machine {
     pub memory: Option<Size>,
     /// Virtual processors, 1 to 32; default 1.
     pub vcpus: Option<u64>,
+    /// What runs it; by default what `vmm launch --engine` says.
+    pub engine: Option<Engine>,
     /// A kernel other than the image's, relative to this file.
     pub kernel: Option<String>,
     /// An erofs root other than the image's, relative to this file.
@@ -168,6 +170,18 @@ pub struct Machine {
     pub cpu: Option<Cpu>,
     /// What the node's process may take of the host's memory beyond `memory`, 4MiB to 1024GiB; no limit by default.
     pub host_memory: Option<Size>,
+}
+
+/// What runs a machine.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// A microVM on KVM.
+    Kvm,
+    /// A virtual machine of QEMU, emulated.
+    Qemu,
+    /// Namespaces of the host's kernel: no kernel of its own, and no wall around a hostile node. Takes root.
+    Container,
 }
 
 /// What a node may take of the host's processors.

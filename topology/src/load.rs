@@ -1,5 +1,6 @@
 //! The way from a file to the model.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use crate::de;
 use crate::document::{self, Document};
 use crate::file::{Lab, Set};
 use crate::host::{Files, Folder};
-use crate::model::{Patch, Topology};
+use crate::model::{NodeKind, Patch, Topology};
 use crate::report::{Diagnostic, Report, Severity};
 use crate::resolve::{Findings, attributes, resolve};
 use crate::routing;
@@ -40,6 +41,9 @@ pub struct Sources {
     pub text: String,
     /// What it copies from.
     pub files: Files,
+    /// The TAP devices of containers, by interface (`node.interface`).
+    #[serde(default)]
+    pub taps: BTreeMap<String, String>,
 }
 
 impl Sources {
@@ -49,7 +53,17 @@ impl Sources {
     /// All that is wrong with the text.
     pub fn load(self) -> Result<Loaded, Report> {
         let folder = Folder::with_files(&self.file, self.files);
-        Topology::parse_in(&self.text, &self.file, &folder)
+        let mut loaded = Topology::parse_in(&self.text, &self.file, &folder)?;
+        for node in &mut loaded.topology.nodes {
+            let NodeKind::Machine(machine) = &mut node.kind else {
+                continue;
+            };
+            for interface in &mut machine.interfaces {
+                let name = format!("{}.{}", node.name, interface.name);
+                interface.tap = self.taps.get(&name).cloned();
+            }
+        }
+        Ok(loaded)
     }
 }
 

@@ -225,6 +225,8 @@ pub struct Machine {
     pub memory: u64,
     /// Virtual processors, 1 to 32.
     pub vcpus: u8,
+    /// What runs it; what the lab runs by default if it says nothing.
+    pub engine: Option<Engine>,
     /// A kernel other than the lab's image; absolute.
     pub kernel: Option<PathBuf>,
     /// An erofs root other than the lab's image; absolute.
@@ -275,6 +277,17 @@ impl Limits {
     }
 }
 
+/// What runs a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// A microVM on KVM.
+    Kvm,
+    /// A virtual machine of QEMU, emulated.
+    Qemu,
+    /// Namespaces of the host's kernel.
+    Container,
+}
+
 /// Whether a machine forwards packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -299,6 +312,8 @@ pub struct Interface {
     pub queue_size: u16,
     /// Checksums and the cutting of superframes may be left to the switch and to the receiver.
     pub offloads: bool,
+    /// The TAP device of the host through which the switch reaches it, if its machine is a container. The lab decides that, no file does.
+    pub tap: Option<String>,
 }
 
 /// A static route.

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use jail::{Access, Entered, Mount, Plan};
 use monitor::NodeConfig;
 use tokio::io::AsyncReadExt;
-use topology::model::{External, NodeKind, Topology};
+use topology::model::{External, Node, NodeKind, Topology};
 
 use crate::api::types::{IsolationLevel, IsolationReport};
 use crate::failure::{Code, Failure};
@@ -168,11 +168,8 @@ impl Isolation {
     pub fn switch_plan(&self, topology: &Topology, ports: &Path) -> Option<Plan> {
         let external = has_external(topology);
         let mut mounts = vec![mount(ports, Access::Write)];
-        if topology
-            .nodes
-            .iter()
-            .any(|node| matches!(&node.kind, NodeKind::External(External::Tap { .. })))
-        {
+        let is_tap = |node: &Node| matches!(&node.kind, NodeKind::External(External::Tap { .. }));
+        if topology.nodes.iter().any(is_tap) || has_containers(topology) {
             mounts.push(mount(Path::new("/dev/net/tun"), Access::Device));
         }
         let mut plan = self.plan(mounts)?;
@@ -199,6 +196,12 @@ fn has_external(topology: &Topology) -> bool {
         .nodes
         .iter()
         .any(|node| matches!(node.kind, NodeKind::External(_)))
+        || has_containers(topology)
+}
+
+fn has_containers(topology: &Topology) -> bool {
+    let mut machines = topology.nodes.iter().filter_map(|node| node.machine());
+    machines.any(|machine| machine.interfaces.iter().any(|i| i.tap.is_some()))
 }
 
 fn landlock_missing(entered: &Entered) -> Vec<String> {

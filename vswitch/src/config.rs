@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
-use topology::model::{Completion, Direction, Endpoint, External, NodeKind, Patch, Topology};
+use topology::model::{
+    Completion, Direction, Endpoint, External, Interface, NodeKind, Patch, Topology,
+};
 
 use crate::counters::{BridgeCounters, DirectionCounters, PortCounters, ShardCounters};
 use crate::l2::Bridge;
@@ -216,6 +218,8 @@ pub struct Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Vertex {
     Interface(usize, usize),
+    /// An interface of a container.
+    Tap(usize, usize),
     External(usize),
     Bridge(usize),
 }
@@ -242,6 +246,7 @@ impl Plan {
             let interface = Vertex::Interface(end.node, end.port);
             let found = index
                 .get(&interface)
+                .or_else(|| index.get(&Vertex::Tap(end.node, end.port)))
                 .or_else(|| index.get(&Vertex::Bridge(end.node)))
                 .or_else(|| index.get(&Vertex::External(end.node)));
             found.copied().ok_or_else(|| ConfigError::NoSuchEnd {
@@ -290,7 +295,7 @@ impl Plan {
                 lanes[way] = lane;
                 let sink = match vertices[to] {
                     Vertex::Interface(..) => Sink::Port(local[to]),
-                    Vertex::External(_) => Sink::External(local[to]),
+                    Vertex::External(_) | Vertex::Tap(..) => Sink::External(local[to]),
                     Vertex::Bridge(_) => Sink::Bridge {
                         bridge: local[to],
                         port: link.ends[1 - way].port,
@@ -310,7 +315,9 @@ impl Plan {
                 });
                 let slot = match vertices[from] {
                     Vertex::Interface(..) => &mut shard.ports[local[from]].egress,
-                    Vertex::External(_) => &mut shard.externals[local[from]].egress,
+                    Vertex::External(_) | Vertex::Tap(..) => {
+                        &mut shard.externals[local[from]].egress
+                    }
                     Vertex::Bridge(_) => {
                         let port = link.ends[way].port;
                         let ports = &mut bridge_ports[from];
@@ -401,22 +408,21 @@ impl Plan {
                 });
                 index
             }
-            Vertex::External(node) => {
+            Vertex::External(_) | Vertex::Tap(..) => {
                 let index = plan.externals.len();
                 let counters = Arc::<PortCounters>::default();
                 plan.externals.push(ShardPort {
                     egress: None,
                     counters: Arc::clone(&counters),
                 });
-                if let NodeKind::External(external) = &topology.nodes[node].kind {
-                    self.externals.push(ExternalPlan {
-                        name: topology.nodes[node].name.clone(),
-                        external: external.clone(),
+                self.externals
+                    .extend(external(topology, vertex).map(|external| ExternalPlan {
+                        name: end_name(topology, vertex),
+                        external,
                         shard,
                         index,
                         counters,
-                    });
-                }
+                    }));
                 index
             }
             Vertex::Bridge(node) => {
@@ -447,9 +453,14 @@ impl Plan {
 
 fn vertices(topology: &Topology) -> Vec<Vertex> {
     let of_node = |(n, node): (usize, &topology::model::Node)| match &node.kind {
-        NodeKind::Machine(m) => (0..m.interfaces.len())
-            .map(|i| Vertex::Interface(n, i))
-            .collect(),
+        NodeKind::Machine(m) => {
+            let interfaces = m.interfaces.iter().enumerate();
+            let vertex = |(i, interface): (usize, &Interface)| match interface.tap {
+                None => Vertex::Interface(n, i),
+                Some(_) => Vertex::Tap(n, i),
+            };
+            interfaces.map(vertex).collect()
+        }
         NodeKind::Switch(_) | NodeKind::Hub => vec![Vertex::Bridge(n)],
         NodeKind::External(_) => vec![Vertex::External(n)],
     };
@@ -461,10 +472,28 @@ fn vertices(topology: &Topology) -> Vec<Vertex> {
         .collect()
 }
 
+/// Where a vertex leads out of the lab, or into a container.
+fn external(topology: &Topology, vertex: Vertex) -> Option<External> {
+    match (vertex, &topology.nodes) {
+        (Vertex::External(node), nodes) => match &nodes[node].kind {
+            NodeKind::External(external) => Some(external.clone()),
+            _ => None,
+        },
+        (Vertex::Tap(node, interface), nodes) => {
+            let interface = nodes[node].machine()?.interfaces.get(interface)?;
+            Some(External::Tap {
+                name: interface.tap.clone()?,
+                mtu: interface.mtu,
+            })
+        }
+        _ => None,
+    }
+}
+
 fn end_name(topology: &Topology, vertex: Vertex) -> String {
     match vertex {
         Vertex::Bridge(n) | Vertex::External(n) => topology.nodes[n].name.clone(),
-        Vertex::Interface(n, i) => {
+        Vertex::Interface(n, i) | Vertex::Tap(n, i) => {
             let node = &topology.nodes[n];
             match &node.kind {
                 NodeKind::Machine(m) => format!("{}.{}", node.name, m.interfaces[i].name),

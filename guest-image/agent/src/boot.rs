@@ -3,10 +3,10 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use agent_protocol::PORT_NAME;
+use agent_protocol::{LISTENER, PORT_NAME};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -86,6 +86,16 @@ fn enter(root: &Path) -> io::Result<()> {
     rustix::process::pivot_root(".", ".")?;
     rustix::mount::unmount(".", UnmountFlags::DETACH)?;
     std::env::set_current_dir("/")
+}
+
+/// Where the launcher connects, if this is PID 1 of a container and not of a machine.
+pub fn container() -> Option<OwnedFd> {
+    let number = std::env::var(LISTENER).ok()?.parse().ok()?;
+    // What runs in the node does not need to know.
+    // SAFETY: this is the first thing that is done, and there are no other threads.
+    unsafe { std::env::remove_var(LISTENER) };
+    // SAFETY: the engine has left this descriptor open for PID 1, and this is asked once.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Opens the port to the launcher, if the kernel has found it.

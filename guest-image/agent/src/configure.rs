@@ -144,12 +144,13 @@ fn set_sysctl(name: &str, value: &str) -> Result<(), ConfigureError> {
     })
 }
 
-/// NICs of this machine: address to name. Virtual interfaces (no device behind them) are not among them.
+/// NICs of this machine: address to name. Virtual interfaces (no device behind them, unless it is the switch that is behind them as
+/// behind those of a container) are not among them.
 fn nics(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path: PathBuf = entry.path();
-        if path.join("device").exists()
+        if (path.join("device").exists() || path.join("tun_flags").exists())
             && let Ok(address) = fs::read_to_string(path.join("address"))
         {
             found.insert(

@@ -23,13 +23,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::net::{SocketFlags, accept_with};
+
 pub use server::Server;
 pub use signals::Signals;
 
 /// What PID 1 does. Does not return.
 pub fn init() -> ! {
     std::panic::set_hook(Box::new(|panic| log::error(format_args!("bug: {panic}"))));
-    let problems = boot::mount_root();
+    let container = boot::container();
+    let problems = match container {
+        None => boot::mount_root(),
+        // Its engine has mounted all there is.
+        Some(_) => Vec::new(),
+    };
     for problem in &problems {
         log::error(problem);
     }
@@ -40,7 +47,14 @@ pub fn init() -> ! {
         }
         std::thread::sleep(Duration::from_secs(1));
     };
-    let mut server = Server::new(signals, Box::new(boot::open_port), problems).with_console();
+    let mut server = match container {
+        None => Server::new(signals, Box::new(boot::open_port), problems).with_console(),
+        Some(listener) => {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let accept = move || accept_with(&listener, flags).ok();
+            Server::new(signals, Box::new(accept), problems)
+        }
+    };
     loop {
         match catch_unwind(AssertUnwindSafe(|| server.run())) {
             Ok(reboot) => power::end(reboot),

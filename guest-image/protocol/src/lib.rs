@@ -28,6 +28,8 @@ pub use window::{ReceiveWindow, SendWindow, WindowError};
 pub const VERSION: u32 = 1;
 /// Name of the virtio-serial port, seen in the guest as `/dev/virtio-ports/…` or through sysfs.
 pub const PORT_NAME: &str = "hopyard.agent";
+/// In the environment of PID 1 of a container: the descriptor on which the launcher connects, as there is no port.
+pub const LISTENER: &str = "HOPYARD_LISTENER";
 /// Largest payload of a frame, in bytes.
 pub const MAX_PAYLOAD: usize = 64 * 1024;
 /// Largest control message, in bytes of JSON; it takes several frames.

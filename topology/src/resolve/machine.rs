@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use super::{PlacedAddress, Resolver};
 use crate::document::Path;
 use crate::file;
-use crate::model::{EndAction, EndPolicy, File, Interface, Limits, Machine, NodeKind, Role, Route};
+use crate::model::{
+    EndAction, EndPolicy, Engine, File, Interface, Limits, Machine, NodeKind, Role, Route,
+};
 use crate::net::{Cidr, MacAddr};
 use crate::quantity::Size;
 
@@ -60,6 +62,7 @@ impl Resolver<'_> {
             role,
             memory: self.memory(written.memory, path).unwrap_or(defaults.memory),
             vcpus: self.vcpus(written.vcpus, path).unwrap_or(defaults.vcpus),
+            engine: self.engine(written, path),
             kernel: kernel.or_else(|| defaults.kernel.clone()),
             rootfs: rootfs.or_else(|| defaults.rootfs.clone()),
             interfaces: Vec::new(),
@@ -93,6 +96,22 @@ impl Resolver<'_> {
         }
         machine.ready = self.ready(written, &machine, path);
         NodeKind::Machine(Box::new(machine))
+    }
+
+    fn engine(&mut self, written: &file::Machine, path: &Path) -> Option<Engine> {
+        let engine = match written.engine? {
+            file::Engine::Kvm => Engine::Kvm,
+            file::Engine::Qemu => Engine::Qemu,
+            file::Engine::Container => Engine::Container,
+        };
+        if engine == Engine::Container && written.kernel.is_some() {
+            self.findings.error(
+                &path.at("kernel"),
+                "a container has the host's kernel",
+                "remove `kernel`, or choose another `engine`",
+            );
+        }
+        Some(engine)
     }
 
     fn interface(
@@ -140,6 +159,7 @@ impl Resolver<'_> {
                 .queue_size(written.queue_size, path)
                 .unwrap_or(defaults.queue_size),
             offloads: written.offloads.unwrap_or(true),
+            tap: None,
         }
     }
 
@@ -160,6 +180,7 @@ impl Resolver<'_> {
             addresses: Vec::new(),
             queue_size: or(defaults.queue_size, 1024),
             offloads: true,
+            tap: None,
         }
     }
 

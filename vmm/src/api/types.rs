@@ -117,13 +117,15 @@ pub enum Phase {
 }
 
 /// What runs machines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Hash, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineName {
     /// Hopyard's monitor on KVM.
     Kvm,
     /// `qemu-system-x86_64`, TCG.
     Qemu,
+    /// Namespaces of the host's kernel.
+    Container,
 }
 
 /// A node.
@@ -149,6 +151,9 @@ pub struct Node {
     /// Its virtual processors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u8>,
+    /// What runs it, if it is a machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<EngineName>,
     /// Process number of its monitor.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,

@@ -18,7 +18,7 @@ use topology::{Loaded, Severity};
 use super::progress::{self, Seen, Until};
 use super::{EngineChoice, ImageChoice, Json, block_on};
 use crate::client::Client;
-use crate::engine::auto;
+use crate::engine::{Engines, auto, container};
 use crate::failure::{Code, Failure};
 use crate::image;
 use crate::isolation::{Isolation, Wish};
@@ -85,7 +85,7 @@ pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
     }
     let root = RunRoot::from_env()?;
     root.labs();
-    let Some(plan) = plan(args)? else {
+    let Some(plan) = plan(args, &root)? else {
         return Ok(ExitCode::from(Code::Topology as u8));
     };
     let say = |text: &str| {
@@ -118,7 +118,7 @@ pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Everything the lab needs, checked; `None` if the topology has errors, which were shown.
-fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
+fn plan(args: &LaunchArgs, root: &RunRoot) -> Result<Option<Plan>, Failure> {
     let colour = std::io::stderr().is_terminal();
     let loaded = match Topology::load(&args.file) {
         Ok(loaded) => loaded,
@@ -136,7 +136,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
         }
     };
     let Loaded {
-        topology,
+        mut topology,
         text,
         warnings,
         files,
@@ -161,7 +161,11 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
         EngineChoice::Auto => auto::measure()?,
         EngineChoice::Kvm => auto::kvm()?,
         EngineChoice::Qemu => auto::qemu()?,
+        EngineChoice::Container => auto::container()?,
     };
+    let engines = Engines::find(choice.engine.clone(), &topology)?;
+    let ports = root.lab(&name).ports();
+    container::assign_devices(&mut topology.nodes, choice.engine.name(), &ports);
     let isolation = block_on(Isolation::find(args.isolation))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Some(Plan {
@@ -178,6 +182,7 @@ fn plan(args: &LaunchArgs) -> Result<Option<Plan>, Failure> {
             .boots
             .map_or_else(|| choice.engine.boots_at_once(processors), usize::from),
         choice,
+        engines,
         isolation,
     }))
 }

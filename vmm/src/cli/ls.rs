@@ -81,11 +81,7 @@ fn lab_row(lab: &Lab) -> Vec<String> {
 
 /// The nodes of a lab with their addresses, for people.
 pub fn node_table(lab: &Lab) -> String {
-    let rows: Vec<_> = lab
-        .nodes
-        .iter()
-        .flat_map(|node| node_rows(node, lab.engine))
-        .collect();
+    let rows: Vec<_> = lab.nodes.iter().flat_map(node_rows).collect();
     let mut text = table(
         &["NODE", "KIND", "STATE", "ENGINE", "ISOLATION", "ADDRESSES"],
         &rows,
@@ -103,8 +99,7 @@ pub fn node_table(lab: &Lab) -> String {
 /// Interfaces in one row of a table.
 const INTERFACES: usize = 2;
 
-fn node_rows(node: &Node, lab_engine: EngineName) -> Vec<Vec<String>> {
-    let machine = matches!(node.kind, Kind::Host | Kind::Router);
+fn node_rows(node: &Node) -> Vec<Vec<String>> {
     let addresses: Vec<_> = node
         .interfaces
         .iter()
@@ -116,7 +111,7 @@ fn node_rows(node: &Node, lab_engine: EngineName) -> Vec<Vec<String>> {
         node.name.clone(),
         kind(node.kind).to_owned(),
         state_of(node),
-        if machine { engine(lab_engine) } else { "-" }.to_owned(),
+        node.engine.map_or("-", engine).to_owned(),
         node.isolation.map_or("-", isolation).to_owned(),
         lines.next().or(node.external.clone()).unwrap_or_default(),
     ];
@@ -178,6 +173,7 @@ pub fn engine(engine: EngineName) -> &'static str {
     match engine {
         EngineName::Kvm => "kvm",
         EngineName::Qemu => "qemu",
+        EngineName::Container => "container",
     }
 }
 

@@ -5,6 +5,7 @@ mod attach;
 mod capture;
 mod check;
 mod console;
+mod container;
 mod cp;
 mod enter;
 mod events;
@@ -128,6 +129,8 @@ enum Verb {
     /// Enter a jail, then become a program
     #[command(hide = true)]
     Enter(enter::EnterArgs),
+    #[command(hide = true)]
+    Container(container::ContainerArgs),
     /// Print the OpenAPI document of the API that every lab has on its control socket
     Openapi(generate::OpenapiArgs),
     /// Wait for the lab process to be gone, then remove what is left
@@ -160,6 +163,8 @@ enum EngineChoice {
     Kvm,
     /// QEMU's processor emulation: slower, runs anywhere
     Qemu,
+    /// Containers instead of virtual machines: for comparison; takes root, and is no wall around hostile nodes
+    Container,
 }
 
 /// `--image`.
@@ -207,6 +212,7 @@ pub fn main() -> ExitCode {
         Verb::Add(args) => (args.how.json.json, apply::add(&args)),
         Verb::Rm(args) => (args.json(), apply::rm(&args)),
         Verb::Enter(args) => (false, enter::run(&args)),
+        Verb::Container(args) => (false, container::run(&args)),
         Verb::Attach(args) => (false, attach::run(&args)),
         Verb::Console(args) => (false, console::run(&args)),
         Verb::Cp(args) => (args.json.json, cp::run(&args)),

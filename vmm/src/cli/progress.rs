@@ -293,7 +293,7 @@ fn line(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{IsolationLevel, IsolationReport, Kind};
+    use crate::api::types::{EngineName, IsolationLevel, IsolationReport, Kind};
 
     fn node(state: NodeState) -> Node {
         Node {
@@ -304,6 +304,7 @@ mod tests {
             interfaces: vec![],
             external: None,
             memory: None,
+            engine: Some(EngineName::Qemu),
             vcpus: None,
             pid: None,
             kernel: None,
@@ -344,7 +345,7 @@ mod tests {
             switch_pid: None,
             switch_restarts: 0,
             pid: 1,
-            engine: crate::api::types::EngineName::Kvm,
+            engine: EngineName::Kvm,
             engine_reason: String::new(),
             started: 0,
             phase: Phase::Starting,

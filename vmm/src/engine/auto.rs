@@ -45,6 +45,15 @@ pub fn qemu() -> Result<Choice, Failure> {
     })
 }
 
+/// Engine `container`, if this machine and this user allow it.
+pub fn container() -> Result<Choice, Failure> {
+    super::container::check()?;
+    Ok(Choice {
+        engine: Engine::Container,
+        reason: "asked for".to_owned(),
+    })
+}
+
 /// Engine `kvm` if there is hardware behind it, else `qemu`.
 pub fn measure() -> Result<Choice, Failure> {
     let why_not = match open() {

@@ -35,7 +35,8 @@ pub fn spawn(
         let plan = serde_json::to_string(&plan).unwrap_or_default();
         command = command.arguments(["--jail", &plan]);
     }
-    let mut child = start(command, &program, ground)?;
+    let namespaces = ground.isolation.of_machines();
+    let mut child = start(command, &program, ground, namespaces)?;
     let (Some(stdin), Some(stdout), Some(stderr)) =
         (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
@@ -61,7 +62,7 @@ pub fn spawn(
         instruct.abort();
         end
     });
-    Ok(Guest::attend(child, console, story, last_words))
+    Ok(Guest::attend(child, console, story, last_words, |_| None))
 }
 
 /// Tells the monitor what to run, and from then on which NICs have a carrier and what is typed on the serial port.

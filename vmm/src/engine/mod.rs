@@ -1,9 +1,11 @@
 //! What runs a machine: one process per machine, whichever the engine.
 
 pub mod auto;
+pub mod container;
 mod kvm;
 pub mod qemu;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -14,13 +16,15 @@ use rustix::process::Signal;
 use rustix::thread::CpuSet;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use topology::model::{self, Machine, Node, Topology};
 
 use crate::api::types::{End, EndReason, EngineName};
 use crate::cgroup::NodeGroup;
+use crate::failure::Failure;
 use crate::isolation::Isolation;
 use crate::lab::children::{self, LastWords};
 use crate::lab::links::Carriers;
-use crate::process::{Command, Process};
+use crate::process::{Command, Namespaces, Process};
 
 /// How long the words of a process that has ended may take to arrive.
 const STORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -35,6 +39,61 @@ pub enum Engine {
     Kvm,
     /// `qemu-system-x86_64`, TCG.
     Qemu(qemu::Qemu),
+    /// Namespaces of the host's kernel.
+    Container,
+}
+
+/// The engines of a lab.
+#[derive(Debug, Clone)]
+pub struct Engines {
+    /// Of machines that ask for none.
+    default: Engine,
+    /// Those that some machines ask for.
+    asked: HashMap<EngineName, Engine>,
+}
+
+impl Engines {
+    /// Those that the machines of `topology` need; the error is one that this machine does not have, or that cannot do what is asked of it.
+    pub fn find(default: Engine, topology: &Topology) -> Result<Self, Failure> {
+        let mut engines = Self {
+            default,
+            asked: HashMap::new(),
+        };
+        for machine in topology.nodes.iter().filter_map(Node::machine) {
+            let Some(name) = machine.engine.map(EngineName::from) else {
+                continue;
+            };
+            if name == engines.default.name() || engines.asked.contains_key(&name) {
+                continue;
+            }
+            let choice = match name {
+                EngineName::Kvm => auto::kvm()?,
+                EngineName::Qemu => auto::qemu()?,
+                EngineName::Container => auto::container()?,
+            };
+            engines.asked.insert(name, choice.engine);
+        }
+        container::check_links(topology, &engines)?;
+        Ok(engines)
+    }
+
+    /// The engine of a machine.
+    pub fn of(&self, machine: &Machine) -> &Engine {
+        let asked = machine.engine.map(EngineName::from);
+        asked
+            .and_then(|name| self.asked.get(&name))
+            .unwrap_or(&self.default)
+    }
+}
+
+impl From<model::Engine> for EngineName {
+    fn from(engine: model::Engine) -> Self {
+        match engine {
+            model::Engine::Kvm => Self::Kvm,
+            model::Engine::Qemu => Self::Qemu,
+            model::Engine::Container => Self::Container,
+        }
+    }
 }
 
 /// A machine's process could not be started.
@@ -93,13 +152,14 @@ impl Engine {
         match self {
             Self::Kvm => EngineName::Kvm,
             Self::Qemu(_) => EngineName::Qemu,
+            Self::Container => EngineName::Container,
         }
     }
 
     /// How long a machine may take from its start until it is configured, the host not being overloaded.
     pub fn boot_timeout(&self) -> Duration {
         match self {
-            Self::Kvm => Duration::from_mins(1),
+            Self::Kvm | Self::Container => Duration::from_mins(1),
             Self::Qemu(_) => Duration::from_mins(3),
         }
     }
@@ -110,6 +170,7 @@ impl Engine {
             // A boot under KVM waits for its monitor's set-up half of the time.
             Self::Kvm => processors.max(1) * 2,
             Self::Qemu(_) => processors.max(1),
+            Self::Container => processors.max(1) * 4,
         }
     }
 
@@ -123,6 +184,7 @@ impl Engine {
         match self {
             Self::Kvm => kvm::spawn(config, carriers, ground),
             Self::Qemu(qemu) => qemu.spawn(config, carriers, ground),
+            Self::Container => container::spawn(config, carriers, ground),
         }
     }
 }
@@ -135,12 +197,13 @@ impl Guest {
         }
     }
 
-    /// Attends `child` until it ends. `story` is what the guest did, as the process has told it.
+    /// Attends `child` until it ends. `story` is what the guest did, as the process has told it; else its status may say so, by `read`.
     fn attend(
         mut child: Process,
         console: Console,
         story: JoinHandle<Option<End>>,
         last_words: (LastWords, JoinHandle<()>),
+        read: fn(ExitStatus) -> Option<End>,
     ) -> Self {
         let (kill, killed) = oneshot::channel();
         let (sender, ended) = oneshot::channel();
@@ -161,6 +224,7 @@ impl Guest {
                 .await
                 .ok()
                 .flatten()
+                .or_else(|| status.as_ref().ok().copied().and_then(read))
                 .unwrap_or_else(|| crash(status, &last_words.0.text()));
             let _ = sender.send(end);
         });
@@ -190,13 +254,18 @@ fn crash(status: io::Result<ExitStatus>, last_words: &str) -> End {
 }
 
 /// Starts `program`, by `command`, as a child of the lab on its ground.
-fn start(command: Command, program: &Path, ground: &Ground) -> Result<Process, SpawnError> {
+fn start(
+    command: Command,
+    program: &Path,
+    ground: &Ground,
+    namespaces: Option<Namespaces>,
+) -> Result<Process, SpawnError> {
     let admit = |pid| match &ground.group {
         Some(group) => group.admit(pid),
         None => Ok(()),
     };
     command
-        .jailed(ground.isolation.of_machines())
+        .jailed(namespaces)
         .processors(ground.processors)
         .start(admit)
         .map_err(|error| SpawnError {

@@ -18,10 +18,11 @@ use super::node::{Machine, Spec};
 use super::orders::{Orders, Roster, Task};
 use super::run_folder::LabPaths;
 use super::state::State;
-use super::{check_socket_paths, describe, ground, keep, plan, spec, view_node};
+use super::{Terms, check_socket_paths, describe, ground, keep, plan, spec, taps, view_node};
 use crate::api::types::{
     ChangePlan, IsolationLevel, Keep, NodeState, Phase, Step, TopologyRequest, TopologyText,
 };
+use crate::engine::{Engine, Engines, container};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
 
@@ -41,6 +42,7 @@ pub struct Changes {
     links: Arc<Links>,
     roster: Roster,
     state: State,
+    engine: Engine,
     isolation: IsolationLevel,
     grouped: bool,
     /// To the one who runs machines.
@@ -77,6 +79,8 @@ pub struct Parts {
     pub roster: Roster,
     /// How it stands.
     pub state: State,
+    /// What runs machines that ask for nothing.
+    pub engine: Engine,
     /// How its processes are jailed.
     pub isolation: IsolationLevel,
     /// Whether it has a control group, without which limits are not enforced.
@@ -149,6 +153,7 @@ impl Changes {
             links: parts.links,
             roster: parts.roster,
             state: parts.state,
+            engine: parts.engine,
             isolation: parts.isolation,
             grouped: parts.grouped,
             machines,
@@ -230,6 +235,7 @@ impl Changes {
             file,
             text: request.text.clone(),
             files: loaded.files.clone(),
+            taps: taps(&loaded.topology),
         };
         if let Err(error) = self.links.apply(&sources, wiring, &renamed).await {
             self.clear(&added);
@@ -291,7 +297,11 @@ impl Changes {
         }
         let file = request.file.with_file_name(format!("{}.json", self.name));
         let loaded = Topology::parse(&request.text, &file);
-        let loaded = loaded.map_err(|report| ChangeError::Broken(report.to_string()))?;
+        let mut loaded = loaded.map_err(|report| ChangeError::Broken(report.to_string()))?;
+        let engines =
+            Engines::find(self.engine.clone(), &loaded.topology).map_err(ChangeError::Host)?;
+        let nodes = &mut loaded.topology.nodes;
+        container::assign_devices(nodes, self.engine.name(), &self.paths.ports());
         let topology = &loaded.topology;
         if topology.name != self.name {
             return Err(ChangeError::OtherLab {
@@ -312,7 +322,7 @@ impl Changes {
             .filter(|(from, _)| touched.contains(&old.links[*from].name))
             .map(|(_, to)| topology.links[*to].name.clone());
         let wiring = self.links.rewired(topology);
-        let specs = self.specs(topology, &wiring)?;
+        let specs = self.specs(topology, &wiring, &engines)?;
         check_socket_paths(topology, &self.paths).map_err(ChangeError::Host)?;
         ground::check_processors(topology).map_err(ChangeError::Host)?;
         let mut notes = plan::notes(old, topology);
@@ -339,15 +349,25 @@ impl Changes {
         &self,
         topology: &Topology,
         wiring: &Wiring,
+        engines: &Engines,
     ) -> Result<HashMap<String, Spec>, ChangeError> {
         let mut specs = HashMap::new();
         for node in &topology.nodes {
-            let spec = spec(topology, node, self.image.as_ref(), &self.paths, wiring);
+            let image = self.image.as_ref();
+            let spec = spec(topology, node, image, &self.paths, wiring, engines);
             if let Some(spec) = spec.map_err(ChangeError::Host)? {
                 specs.insert(node.name.clone(), spec);
             }
         }
         Ok(specs)
+    }
+
+    fn terms(&self) -> Terms {
+        Terms {
+            engine: self.engine.name(),
+            isolation: self.isolation,
+            group_missing: !self.grouped,
+        }
     }
 
     /// Ends nodes that are gone.
@@ -391,7 +411,7 @@ impl Changes {
             } = change
             {
                 let node = &new.nodes[*index];
-                let view = view_node(node, self.isolation, !self.grouped);
+                let view = view_node(node, self.terms());
                 self.state.update(&node.name, |known| {
                     known.kind = view.kind;
                     known.labels = view.labels;
@@ -434,7 +454,7 @@ impl Changes {
     fn add(&self, nodes: &[Node], specs: &mut HashMap<String, Spec>) {
         // All are there before the first boots: it may have to wait for another.
         for node in nodes {
-            let mut view = view_node(node, self.isolation, !self.grouped);
+            let mut view = view_node(node, self.terms());
             if !specs.contains_key(&node.name) {
                 view.state = NodeState::Ready;
             }

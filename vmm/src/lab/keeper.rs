@@ -10,7 +10,9 @@ use tokio::time::sleep;
 
 use super::Context;
 use super::links::Links;
+use super::orders::Roster;
 use super::switch::{Ready, Setup, Switch};
+use crate::api::types::{EngineName, NodeOrder, NodeState};
 use crate::failure::{Code, Failure};
 
 /// How often in a row it is started again.
@@ -26,6 +28,7 @@ pub struct Keeper<'a> {
     context: &'a Context,
     setup: &'a Setup,
     links: &'a Arc<Links>,
+    roster: Roster,
     /// When the first one was started: what schedules count from.
     origin: Instant,
     /// When this one was.
@@ -39,6 +42,7 @@ impl<'a> Keeper<'a> {
         context: &'a Context,
         setup: &'a Setup,
         links: &'a Arc<Links>,
+        roster: &Roster,
     ) -> Result<(Self, Ready), Failure> {
         let origin = Instant::now();
         let (switch, ready) = spawn(context, setup, links, origin)?;
@@ -46,6 +50,7 @@ impl<'a> Keeper<'a> {
             context,
             setup,
             links,
+            roster: roster.clone(),
             origin,
             since: origin,
             switch,
@@ -103,7 +108,22 @@ impl<'a> Keeper<'a> {
             message = format!("{message}; {refused}");
         }
         self.context.state.switch_restarted(message);
+        self.restart_containers();
         Ok(())
+    }
+
+    /// The interfaces of containers are devices of the switch, and have gone with it.
+    fn restart_containers(&self) {
+        for node in self.context.state.lab().nodes {
+            let is_up = !matches!(node.state, NodeState::Stopped | NodeState::Ended);
+            if node.engine != Some(EngineName::Container) || !is_up {
+                continue;
+            }
+            if let Some(orders) = self.roster.find(&node.name) {
+                // One that is about to end needs nothing any more.
+                tokio::spawn(async move { orders.give(NodeOrder::Restart).await });
+            }
+        }
     }
 
     /// Ends it.

@@ -35,11 +35,11 @@ use topology::{Files, Sources};
 
 use crate::api;
 use crate::api::types::{
-    BootTimes, Interface, IsolationLevel, Keep, Kind, Lab, Node, NodeState, Phase,
+    BootTimes, EngineName, Interface, IsolationLevel, Keep, Kind, Lab, Node, NodeState, Phase,
 };
 use crate::cgroup::LabGroup;
 use crate::engine::auto::Choice;
-use crate::engine::{Engine, qemu};
+use crate::engine::{Engine, Engines, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
 use crate::isolation::Isolation;
@@ -70,8 +70,10 @@ pub struct Plan {
     pub files: Files,
     /// What it says.
     pub topology: Topology,
-    /// The engine and why.
+    /// The engine of machines that ask for none, and why.
     pub choice: Choice,
+    /// All engines.
+    pub engines: Engines,
     /// For machines that name no kernel or root of their own.
     pub image: Option<Image>,
     /// How long a machine may take until it is configured.
@@ -97,7 +99,6 @@ pub struct Prepared {
     listener: UnixListener,
     janitor: SharedJanitor,
     keeper: JoinHandle<()>,
-    engine: Engine,
     boot_timeout: Duration,
     boots_at_once: usize,
     state: State,
@@ -109,7 +110,6 @@ pub struct Prepared {
 #[derive(Debug, Clone)]
 struct Context {
     state: State,
-    engine: Engine,
     janitor: SharedJanitor,
     turns: Arc<Semaphore>,
     boot_timeout: Duration,
@@ -147,6 +147,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
         links: links.clone(),
         roster: roster.clone(),
         state: state.clone(),
+        engine: plan.choice.engine.clone(),
         isolation: plan.isolation.report().level,
         grouped: group.is_some(),
     });
@@ -161,7 +162,6 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             listener,
             janitor,
             keeper,
-            engine: plan.choice.engine.clone(),
             boot_timeout: plan.boot_timeout,
             boots_at_once: plan.boots_at_once,
             state,
@@ -202,6 +202,7 @@ fn set_up(
         file: plan.file.clone(),
         text: plan.text.clone(),
         files: plan.files.clone(),
+        taps: taps(&plan.topology),
     })?;
     for node in &plan.topology.nodes {
         folder.paths.create_node(&node.name)?;
@@ -230,7 +231,6 @@ impl Prepared {
     pub async fn run(self, mut signals: EndSignals) -> Result<(), Failure> {
         let context = Context {
             state: self.state.clone(),
-            engine: self.engine,
             janitor: self.janitor,
             turns: Arc::new(Semaphore::new(self.boots_at_once)),
             boot_timeout: self.boot_timeout,
@@ -298,7 +298,7 @@ async fn operate(
     links: &Arc<Links>,
     setup: &switch::Setup,
 ) -> Result<(), Failure> {
-    let (mut keeper, ready) = match Keeper::start(context, setup, links) {
+    let (mut keeper, ready) = match Keeper::start(context, setup, links, &cast.roster) {
         Ok(started) => started,
         Err(failure) => {
             context.state.ending(Some(failure.message.clone()));
@@ -311,7 +311,7 @@ async fn operate(
         let work = async {
             ready.wait().await?;
             start(context, cast.machines, &mut running);
-            let faults = faults::run(cast.faults, cast.roster, context.state.clone());
+            let faults = faults::run(cast.faults, cast.roster.clone(), context.state.clone());
             tokio::select! {
                 result = supervise(context, &mut running, &mut cast.newcomers) => result,
                 never = faults => match never {},
@@ -442,7 +442,7 @@ fn machines(
     let roster = Roster::default();
     for node in &plan.topology.nodes {
         let image = plan.image.as_ref();
-        let Some(spec) = spec(&plan.topology, node, image, paths, wiring)? else {
+        let Some(spec) = spec(&plan.topology, node, image, paths, wiring, &plan.engines)? else {
             continue;
         };
         let (orders, receiver) = Orders::new();
@@ -463,6 +463,7 @@ fn spec(
     image: Option<&Image>,
     paths: &LabPaths,
     wiring: &Wiring,
+    engines: &Engines,
 ) -> Result<Option<node::Spec>, Failure> {
     let (Some(machine), Some(carriers)) = (node.machine(), wiring.carriers(&node.name)) else {
         return Ok(None);
@@ -479,6 +480,7 @@ fn spec(
     let after = after.map(|other| topology.nodes[*other].name.clone());
     let ready_timeout = machine.ready.as_ref().map(|ready| ready.timeout);
     Ok(Some(node::Spec {
+        engine: engines.of(machine).clone(),
         config: NodeConfig {
             name: node.name.clone(),
             kernel: file_of(&node.name, machine.kernel.as_ref(), kernel)?,
@@ -497,6 +499,17 @@ fn spec(
         ready_timeout: ready_timeout.unwrap_or(Duration::ZERO),
         carriers,
     }))
+}
+
+/// The TAP devices of containers, by interface as the switch names it.
+fn taps(topology: &Topology) -> BTreeMap<String, String> {
+    let taps = each_machine(topology).flat_map(|(node, machine)| {
+        machine.interfaces.iter().filter_map(|interface| {
+            let name = format!("{}.{}", node.name, interface.name);
+            Some((name, interface.tap.clone()?))
+        })
+    });
+    taps.collect()
 }
 
 /// A node's own kernel or root, else the image's.
@@ -537,16 +550,17 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
         ));
     }
     warnings.extend(plan.isolation.warnings());
-    if matches!(plan.choice.engine, Engine::Qemu(_)) {
-        for (node, machine) in each_machine(&plan.topology) {
-            for interface in &machine.interfaces {
-                let size = qemu::queue_size(interface.queue_size);
-                if size != interface.queue_size {
-                    warnings.push(format!(
-                        "{}:{}: QEMU makes its queues {size} long instead of {}",
-                        node.name, interface.name, interface.queue_size
-                    ));
-                }
+    for (node, machine) in each_machine(&plan.topology) {
+        if !matches!(plan.engines.of(machine), Engine::Qemu(_)) {
+            continue;
+        }
+        for interface in &machine.interfaces {
+            let size = qemu::queue_size(interface.queue_size);
+            if size != interface.queue_size {
+                warnings.push(format!(
+                    "{}:{}: QEMU makes its queues {size} long instead of {}",
+                    node.name, interface.name, interface.queue_size
+                ));
             }
         }
     }
@@ -556,7 +570,11 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
 fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
     let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let isolation = plan.isolation.report();
-    let level = isolation.level;
+    let terms = Terms {
+        engine: plan.choice.engine.name(),
+        isolation: isolation.level,
+        group_missing: limits_missing.is_some(),
+    };
     Lab {
         name: plan.name.clone(),
         description: plan.topology.description.clone(),
@@ -576,7 +594,7 @@ fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
             .topology
             .nodes
             .iter()
-            .map(|node| view_node(node, level, limits_missing.is_some()))
+            .map(|node| view_node(node, terms))
             .collect(),
         limits_missing,
     }
@@ -593,8 +611,19 @@ pub fn keep(node: &model::Node) -> Keep {
     }
 }
 
-/// A node as it is before it is started, its process jailed as `isolation` says.
-pub fn view_node(node: &model::Node, isolation: IsolationLevel, group_missing: bool) -> Node {
+/// On which terms the machines of a lab run.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// What runs those that ask for nothing.
+    pub engine: EngineName,
+    /// How their processes are jailed.
+    pub isolation: IsolationLevel,
+    /// No control group enforces limits.
+    pub group_missing: bool,
+}
+
+/// A node as it is before it is started.
+pub fn view_node(node: &model::Node, terms: Terms) -> Node {
     let (kind, interfaces) = match &node.kind {
         NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
         NodeKind::Hub => (Kind::Hub, Vec::new()),
@@ -621,6 +650,7 @@ pub fn view_node(node: &model::Node, isolation: IsolationLevel, group_missing: b
         NodeKind::Machine(machine) => Some(machine),
         _ => None,
     };
+    let engine = machine.map(|machine| machine.engine.map_or(terms.engine, EngineName::from));
     Node {
         name: node.name.clone(),
         kind,
@@ -642,8 +672,12 @@ pub fn view_node(node: &model::Node, isolation: IsolationLevel, group_missing: b
         boot: BootTimes::default(),
         message: None,
         last_end: None,
-        isolation: machine.map(|_| isolation),
-        limits: machine.and_then(|machine| ground::limits(&machine.limits, group_missing)),
+        engine,
+        isolation: engine.map(|engine| match engine {
+            EngineName::Container => IsolationLevel::None,
+            EngineName::Kvm | EngineName::Qemu => terms.isolation,
+        }),
+        limits: machine.and_then(|machine| ground::limits(&machine.limits, terms.group_missing)),
         usage: None,
     }
 }
@@ -651,7 +685,7 @@ pub fn view_node(node: &model::Node, isolation: IsolationLevel, group_missing: b
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::types::{EngineName, IsolationReport};
+    use crate::api::types::IsolationReport;
 
     /// A lab that starts, without nodes.
     pub fn lab() -> Lab {

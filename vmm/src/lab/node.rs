@@ -15,8 +15,8 @@ use super::ground;
 use super::links::Carriers;
 use super::orders::{self, Request, Task};
 use super::state::State;
-use crate::api::types::{BootTimes, End, EndReason, NodeOrder, NodeState};
-use crate::engine::Guest;
+use crate::api::types::{BootTimes, End, EndReason, EngineName, NodeOrder, NodeState};
+use crate::engine::{Engine, Guest};
 use crate::sanitize;
 
 /// Between two attempts to connect to an engine that is starting.
@@ -46,6 +46,8 @@ pub struct Machine {
 /// What the topology says of a machine.
 #[derive(Debug)]
 pub struct Spec {
+    /// What runs it.
+    pub engine: Engine,
     /// For its engine.
     pub config: NodeConfig,
     /// For its agent.
@@ -313,7 +315,7 @@ impl Run {
             Err(error) => return Outcome::Failed(format!("its limits cannot be set: {error}")),
         };
         let config = &self.machine.spec.config;
-        let mut guest = match self.lab.engine.spawn(config, carriers, &ground) {
+        let mut guest = match self.machine.spec.engine.spawn(config, carriers, &ground) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
@@ -536,6 +538,9 @@ impl Control {
                     return Obeyed::Renewed(spec);
                 }
             }
+            (Task::Order(NodeOrder::Pause | NodeOrder::Resume), _) if self.is_container() => {
+                request.refuse_container();
+            }
             // Earlier, its time-outs would run on.
             (Task::Order(NodeOrder::Pause), NodeState::Ready | NodeState::Failed) => {
                 self.before = state;
@@ -549,6 +554,12 @@ impl Control {
             (Task::Order(_), state) => request.refuse(state),
         }
         Obeyed::Done
+    }
+
+    /// Its process is only the first of many.
+    fn is_container(&self) -> bool {
+        let node = self.state.node(&self.name);
+        node.and_then(|node| node.engine) == Some(EngineName::Container)
     }
 
     fn enter(&self, state: NodeState) {

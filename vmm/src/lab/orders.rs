@@ -43,6 +43,9 @@ pub enum Refusal {
     /// The node is in no state for it.
     #[error("it is {}, and cannot {}", state(*.0), verb(*.1))]
     State(NodeState, NodeOrder),
+    /// Its engine does not do that.
+    #[error("it is a container, whose programs cannot be made to stand still")]
+    Container,
     /// Its lab ends.
     #[error("its lab is ending")]
     Ending,
@@ -104,6 +107,11 @@ impl Request {
     pub fn done(self) {
         // Who gave it may be gone.
         let _ = self.answer.send(Ok(()));
+    }
+
+    /// A container cannot obey it.
+    pub fn refuse_container(self) {
+        let _ = self.answer.send(Err(Refusal::Container));
     }
 
     /// It cannot be obeyed in this state.

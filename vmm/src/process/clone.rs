@@ -225,6 +225,7 @@ fn flags(namespaces: Namespaces) -> u64 {
     let all = match namespaces {
         Namespaces::Own => inner | libc::CLONE_NEWUSER | libc::CLONE_NEWNET,
         Namespaces::OwnButNetwork => inner,
+        Namespaces::OwnButUsers => inner | libc::CLONE_NEWNET,
         Namespaces::Hosts => 0,
     };
     all as u64

@@ -49,6 +49,8 @@ pub enum Namespaces {
     Own,
     /// All but those of users and of the network: for a switch with a way out of the lab. Takes root.
     OwnButNetwork,
+    /// All but those of users: for a node that is a container. Takes root.
+    OwnButUsers,
     /// None: where the host forbids them.
     Hosts,
 }

@@ -43,6 +43,7 @@ impl Lab {
 
     pub fn machine(&mut self, name: &str) -> NodeId {
         let machine = Machine {
+            engine: None,
             role: Role::Host,
             memory: 64 << 20,
             vcpus: 1,
@@ -91,6 +92,7 @@ impl Lab {
         self.ports[node] += 1;
         if let NodeKind::Machine(m) = &mut self.nodes[node].kind {
             m.interfaces.push(Interface {
+                tap: None,
                 name: format!("eth{port}"),
                 mac: MacAddr([2, 0, 0, 0, node as u8, port as u8]),
                 mtu: 1500,

@@ -15,10 +15,12 @@ use topology::model::Topology;
 use super::link::words;
 use super::ls::kind;
 use super::{LabChoice, block_on, print};
-use crate::api::types::{IsolationLevel, Kind, Lab, Link, LinkDirection, Node, NodeState};
+use crate::api::types::{
+    EngineName, IsolationLevel, Kind, Lab, Link, LinkDirection, Node, NodeState,
+};
 use crate::client::Client;
 use crate::failure::{Code, Failure};
-use crate::lab;
+use crate::lab::{self, Terms};
 
 /// Arguments of `vmm graph`.
 #[derive(Debug, Args)]
@@ -120,11 +122,18 @@ fn of_lab(lab: &Lab, links: &[Link]) -> Graph {
     )
 }
 
+/// A picture tells none of these.
+const TERMS: Terms = Terms {
+    engine: EngineName::Kvm,
+    isolation: IsolationLevel::None,
+    group_missing: false,
+};
+
 fn of_topology(topology: &Topology) -> Graph {
     let nodes = topology
         .nodes
         .iter()
-        .map(|node| vertex(&lab::view_node(node, IsolationLevel::None, false), None));
+        .map(|node| vertex(&lab::view_node(node, TERMS), None));
     let links = lab::links::as_written(topology);
     draw(&topology.name, nodes.collect(), &links)
 }

@@ -85,7 +85,12 @@ impl Qemu {
             }
         };
         let command = command.with_stdin().descriptors(sockets);
-        let mut child = start(command, &self.program, ground)?;
+        let mut child = start(
+            command,
+            &self.program,
+            ground,
+            ground.isolation.of_machines(),
+        )?;
         let (Some(stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -106,7 +111,7 @@ impl Qemu {
             abort.abort();
             tell(shutdown.ok()?.ok()?, panic, &words.text())
         });
-        Ok(Guest::attend(child, console, story, last_words))
+        Ok(Guest::attend(child, console, story, last_words, |_| None))
     }
 }
 

@@ -1,0 +1,147 @@
+//! Nodes that are containers: what they have of their own, and labs in which they stand beside virtual machines.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use serde_json::Value;
+use tests::World;
+use tests::lab::kill;
+use tests::process::eventually;
+use tests::world::config;
+
+const SOON: Duration = Duration::from_mins(1);
+
+/// The TAP devices of labs on this machine.
+fn devices() -> Result<Vec<String>> {
+    let names = std::fs::read_dir("/sys/class/net")?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(names
+        .into_iter()
+        .filter(|name| name.starts_with("hy"))
+        .collect())
+}
+
+/// A container has its own network, processes, mounts and name; it ends and boots as a machine does, and cannot change the host.
+pub fn what_they_are(world: &World) -> Result<()> {
+    let lab = world.launch(&config("two-hosts.json"))?;
+    let node = lab.node("a")?;
+    ensure!(
+        node["engine"] == "container" && node["isolation"] == "none",
+        "{node}"
+    );
+    let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    ensure!(
+        lab.sh("a", "uname -r")?.trim() == host.trim(),
+        "the kernel is the host's"
+    );
+    ensure!(lab.sh("a", "cat /proc/sys/kernel/hostname")?.trim() == "a");
+    ensure!(
+        lab.sh("a", "ls /sys/class/net")?
+            .split_whitespace()
+            .eq(["eth0", "lo"])
+    );
+    let processes: u32 = lab.sh("a", "ls -d /proc/[0-9]* | wc -l")?.trim().parse()?;
+    ensure!(processes < 10, "{processes} processes");
+    ensure!(devices()?.is_empty(), "moved: {:?}", devices()?);
+    for forbidden in [
+        "echo 1 > /proc/sys/kernel/sysrq",
+        "date -s 2001-01-01",
+        "mknod /tmp/loop0 b 7 0",
+    ] {
+        let tried = lab.exec("a", &["sh", "-c", forbidden])?;
+        ensure!(tried.code() != 0, "{forbidden}: {tried}");
+    }
+    lab.sh("a", "echo 1 > /proc/sys/net/ipv4/ip_forward")?;
+    let paused = world.vmm(&["node", "pause", "a"])?;
+    paused
+        .expect_code(1)?
+        .expect_words(&["it is a container"])?;
+
+    lab.exec("b", &["poweroff"])?;
+    lab.wait_for("b", "ended", |node| {
+        node["last_end"]["reason"] == "power-off"
+    })?;
+    world.vmm(&["node", "start", "b"])?.success()?;
+    lab.ping_all_pairs()?;
+    lab.exec("b", &["reboot"])?;
+    lab.wait_for("b", "ready again", |node| {
+        node["last_end"]["reason"] == "reboot" && node["state"] == "ready"
+    })?;
+    lab.ping_all_pairs()?;
+    lab.stop()?;
+    world.expect_nothing_left()?;
+    ensure!(devices()?.is_empty(), "{:?} are left", devices()?);
+    // The kernel lets go of a loop device a little later.
+    eventually(SOON, || {
+        let loops = std::process::Command::new("losetup").arg("-a").output()?;
+        let loops = String::from_utf8(loops.stdout)?;
+        ensure!(!loops.contains("rootfs.erofs"), "{loops}");
+        Ok(())
+    })
+}
+
+/// Two virtual machines and two containers on one switch.
+pub fn beside_machines(world: &World) -> Result<()> {
+    let node = |n: u32, engine: &str| {
+        format!(
+            r#"{{"kind": "host", "engine": "{engine}", "interfaces": {{"eth0": {{"addresses": ["10.0.0.{n}/24"]}}}}}}"#
+        )
+    };
+    let file = world.file(
+        "mixed.json",
+        &format!(
+            r#"{{"nodes": {{"v1": {}, "v2": {}, "c1": {}, "c2": {}, "s": {{"kind": "switch"}}}},
+                "links": [{{"endpoints": ["v1:eth0", "s"]}}, {{"endpoints": ["v2:eth0", "s"]}},
+                    {{"endpoints": ["c1:eth0", "s"], "delay": "2ms"}}, {{"endpoints": ["c2:eth0", "s"], "rate": "50Mbit"}}]}}"#,
+            node(1, "qemu"),
+            node(2, "qemu"),
+            node(3, "container"),
+            node(4, "container")
+        ),
+    )?;
+    let lab = world.launch(&file)?;
+    for (node, engine) in [("v1", "qemu"), ("c2", "container")] {
+        ensure!(lab.node(node)?["engine"] == engine);
+    }
+    lab.ping_all_pairs()?;
+    let machines = lab.machines()?;
+    for (to, addresses) in &machines {
+        lab.sh(to, "iperf3 -s -D")?;
+        let address = addresses.first().context("an address")?.to_string();
+        for (from, _) in machines.iter().filter(|(from, _)| from != to) {
+            let said = eventually(SOON, || {
+                let said = lab.sh(from, &format!("iperf3 -J -n 1M -c {address}"))?;
+                let said: Value = serde_json::from_str(&said)?;
+                // The server may still be busy with the one before.
+                ensure!(said["error"].is_null(), "{said}");
+                Ok(said)
+            })?;
+            let sent = said["end"]["sum_sent"]["bytes"].as_f64();
+            ensure!(sent >= Some(1e6), "{from} -> {to}: {said}");
+            let rate = said["end"]["sum_received"]["bits_per_second"].as_f64();
+            println!(
+                "iperf3 {from} -> {to}: {:.0} Mbit/s",
+                rate.unwrap_or(0.0) / 1e6
+            );
+        }
+    }
+    lab.stop()?;
+    world.expect_nothing_left()
+}
+
+/// The devices of containers go with the switch; they are started again when it is.
+pub fn the_switch_dies(world: &World) -> Result<()> {
+    let lab = world.launch(&config("two-hosts.json"))?;
+    kill(lab.switch_pid()?, Signal::KILL)?;
+    eventually(SOON, || {
+        let restarts = lab.state()?["switch_restarts"].as_u64();
+        ensure!(restarts == Some(1), "{restarts:?}");
+        Ok(())
+    })?;
+    eventually(SOON, || lab.ping_all_pairs())?;
+    lab.stop()?;
+    ensure!(devices()?.is_empty(), "{:?} are left", devices()?);
+    world.expect_nothing_left()
+}

@@ -58,6 +58,8 @@ pub fn what_they_are(world: &World) -> Result<()> {
     paused
         .expect_code(1)?
         .expect_words(&["it is a container"])?;
+    let console = world.vmm(&["console", "a"])?;
+    console.expect_words(&["is a container, which has no serial port"])?;
 
     lab.exec("b", &["poweroff"])?;
     lab.wait_for("b", "ended", |node| {
@@ -143,5 +145,39 @@ pub fn the_switch_dies(world: &World) -> Result<()> {
     eventually(SOON, || lab.ping_all_pairs())?;
     lab.stop()?;
     ensure!(devices()?.is_empty(), "{:?} are left", devices()?);
+    world.expect_nothing_left()
+}
+
+/// `vmm bench table1`, as short as can be: every figure is there, in all its files, and nothing stays.
+pub fn measured(world: &World) -> Result<()> {
+    let folder = world.path("figures");
+    let out = folder.to_str().context("a path")?;
+    let said = world
+        .vmm(&[
+            "bench",
+            "table1",
+            "--engine",
+            "container",
+            "--repeat",
+            "1",
+            "--seconds",
+            "1",
+            "--out",
+            out,
+        ])?
+        .success()?;
+    let read = |name: &str| std::fs::read_to_string(folder.join(name));
+    ensure!(said.stdout == read("table1.md")?, "{said}");
+    let rows = said
+        .stdout
+        .lines()
+        .filter(|line| line.contains(" | direct | ") || line.contains(" hop"));
+    ensure!(rows.count() == 9, "{said}");
+    ensure!(read("table1.csv")?.lines().count() == 1 + 12);
+    let table: Value = serde_json::from_str(&read("table1.json")?)?;
+    for figure in table["figures"].as_array().context("figures")? {
+        ensure!(figure["median"].as_f64() > Some(0.0), "{figure}");
+    }
+    println!("{}", said.stdout);
     world.expect_nothing_left()
 }

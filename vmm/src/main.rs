@@ -1,6 +1,7 @@
 //! `vmm`: launches and operates Hopyard labs.
 
 mod api;
+mod bench;
 mod cgroup;
 mod cli;
 mod client;

@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 
 use super::Api;
 use super::logs::LogReader;
-use super::types::{NodeState, Problem};
+use super::types::{EngineName, NodeState, Problem};
 use crate::lab::state::State;
 
 /// Between two looks at what the guest has written: a person who types waits for it.
@@ -38,6 +38,12 @@ pub async fn console(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, Problem> {
     let node = api.find_machine(&name)?;
+    if node.engine == Some(EngineName::Container) {
+        let problem = format!(
+            "node {name} is a container, which has no serial port; `vmm shell` opens a shell in it"
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, problem));
+    }
     if api.state.console(&name).is_none() {
         let why = match node.state {
             NodeState::Waiting => "is still starting",

@@ -2,6 +2,7 @@
 
 mod apply;
 mod attach;
+mod bench;
 mod capture;
 mod check;
 mod console;
@@ -36,6 +37,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failure::{Code, Failure};
 use crate::lab::janitor;
+pub use ls::engine as engine_name;
 
 const EXIT_STATUS: &str = "\
 Exit status:
@@ -120,6 +122,8 @@ enum Verb {
     Graph(graph::GraphArgs),
     /// Print the numbers of a lab for Prometheus, or let it ask for them
     Metrics(metrics::MetricsArgs),
+    /// Measure engines side by side on this machine
+    Bench(bench::BenchArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
@@ -211,6 +215,7 @@ pub fn main() -> ExitCode {
         Verb::Apply(args) => (args.how.json.json, apply::apply(&args)),
         Verb::Add(args) => (args.how.json.json, apply::add(&args)),
         Verb::Rm(args) => (args.json(), apply::rm(&args)),
+        Verb::Bench(args) => (args.json(), bench::run(&args)),
         Verb::Enter(args) => (false, enter::run(&args)),
         Verb::Container(args) => (false, container::run(&args)),
         Verb::Attach(args) => (false, attach::run(&args)),

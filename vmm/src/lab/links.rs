@@ -514,4 +514,27 @@ mod tests {
         carrier("b:eth1--s", 0, false);
         assert_eq!(carriers("a"), Some(vec![true, false]));
     }
+
+    #[test]
+    fn what_was_set_by_hand_is_known_by_direction() {
+        let set = |touch: &mut Touch, set: Value| {
+            touch.add(set.as_object().unwrap(), Files::default());
+        };
+        let mut touch = Touch::default();
+        set(&mut touch, json!({"delay": "1ms", "rate": "1Mbit"}));
+        set(
+            &mut touch,
+            json!({"backward": {"delay": "2ms"}, "loss": "1%"}),
+        );
+        // In place of a rate, not beside it.
+        set(&mut touch, json!({"forward": {"trace": "/t"}}));
+        let known = json!([touch.forward, touch.backward]);
+        let expected = json!([
+            {"delay": "1ms", "loss": "1%", "trace": "/t"},
+            {"delay": "2ms", "loss": "1%", "rate": "1Mbit"},
+        ]);
+        assert_eq!(known, expected);
+        set(&mut touch, json!({"rate": "3Mbit"}));
+        assert_eq!(touch.forward.get("trace"), None);
+    }
 }

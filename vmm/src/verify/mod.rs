@@ -4,9 +4,9 @@
 
 mod measure;
 mod path;
-mod ping;
+pub mod ping;
 mod reachability;
-mod throughput;
+pub mod throughput;
 
 use std::time::{Duration, Instant};
 
@@ -51,13 +51,13 @@ pub struct Result {
 
 /// What one try has measured.
 #[derive(Debug)]
-struct Measured {
+pub struct Measured {
     /// Whether the check holds.
     holds: bool,
     /// For people.
     detail: String,
     /// For programs.
-    values: Map<String, Value>,
+    pub values: Map<String, Value>,
 }
 
 impl Measured {

@@ -190,3 +190,30 @@ pub fn figure3(world: &World) -> Result<()> {
     );
     lab.stop()
 }
+
+/// What the program writes about itself: each in the form that its reader takes.
+pub fn generated(world: &World) -> Result<()> {
+    let bash = world.vmm(&["completions", "bash"])?.success()?.stdout;
+    let sourced = std::process::Command::new("bash")
+        .args(["-c", "source /dev/stdin && complete -p vmm"])
+        .stdin(std::process::Stdio::from(file_of(
+            world,
+            "completion",
+            &bash,
+        )?))
+        .output()?;
+    ensure!(sourced.status.success(), "{sourced:?}");
+    let page = world.vmm(&["man"])?.success()?.stdout;
+    ensure!(page.contains(".TH vmm 1"), "{page}");
+    let api = world.vmm(&["openapi"])?.success()?.stdout;
+    let api: serde_json::Value = serde_json::from_str(&api)?;
+    ensure!(
+        api["openapi"].is_string() && api["paths"]["/v1/lab"].is_object(),
+        "{api}"
+    );
+    Ok(())
+}
+
+fn file_of(world: &World, name: &str, text: &str) -> Result<std::fs::File> {
+    Ok(std::fs::File::open(world.file(name, text)?)?)
+}

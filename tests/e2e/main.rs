@@ -35,6 +35,7 @@ const PROGRAMS: &[(&str, Run)] = &[
     ("bad_input::image_missing", bad_input::image_missing),
     ("bad_input::no_such_lab", bad_input::no_such_lab),
     ("bad_input::no_kvm", bad_input::no_kvm),
+    ("launch::generated", launch::generated),
     ("outside::tap", outside::tap),
     ("bad_input::cache_disk_full", bad_input::cache_disk_full),
 ];

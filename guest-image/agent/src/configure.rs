@@ -144,14 +144,15 @@ fn set_sysctl(name: &str, value: &str) -> Result<(), ConfigureError> {
     })
 }
 
-/// NICs of this machine: address to name. Virtual interfaces (no device behind them, unless it is the switch that is behind them as
-/// behind those of a container) are not among them.
+/// NICs of this machine: address to name. What the kernel or a command built itself is not among them: tunnels have no Ethernet address,
+/// a bridge or VLAN is on top of others and may carry the address of one of them.
 fn nics(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path: PathBuf = entry.path();
-        if (path.join("device").exists() || path.join("tun_flags").exists())
-            && let Ok(address) = fs::read_to_string(path.join("address"))
+        if let Ok(address) = fs::read_to_string(path.join("address"))
+            && is_ethernet(&path, &address)
+            && !is_built_on_others(&path)
         {
             found.insert(
                 address.trim().to_lowercase(),
@@ -160,6 +161,22 @@ fn nics(folder: &Path) -> BTreeMap<String, String> {
         }
     }
     found
+}
+
+/// Tunnels of the Ethernet kind (`gretap0`, `erspan0`) that the kernel puts into every namespace have an address of zeros.
+fn is_ethernet(interface: &Path, address: &str) -> bool {
+    const ARPHRD_ETHER: &str = "1";
+    fs::read_to_string(interface.join("type")).is_ok_and(|kind| kind.trim() == ARPHRD_ETHER)
+        && address.contains(|c: char| !matches!(c, '0' | ':' | '\n'))
+}
+
+fn is_built_on_others(interface: &Path) -> bool {
+    interface.join("bridge").exists()
+        || fs::read_dir(interface)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| entry.file_name().as_encoded_bytes().starts_with(b"lower_"))
 }
 
 /// `ip` lines that give the NICs their names. If a new name is still held by another NIC, all go by way of

@@ -107,6 +107,7 @@ const CONTAINERS: &[(&str, Run)] = &[
     ("containers::what_they_are", containers::what_they_are),
     ("containers::beside_machines", containers::beside_machines),
     ("containers::the_switch_dies", containers::the_switch_dies),
+    ("containers::kernel_fabric", containers::kernel_fabric),
     ("containers::measured", containers::measured),
 ];
 

@@ -38,6 +38,8 @@ pub struct Lab {
     pub seed: Option<u64>,
     /// How the switch trades processor time for exact delivery times; default `balanced`.
     pub timing: Option<Timing>,
+    /// What links are made of; default `vswitch`. `kernel` is for comparison: it takes root and nodes that are containers or run by QEMU, and refuses what the host's kernel cannot do.
+    pub fabric: Option<Fabric>,
     /// Values for every machine and link that does not set its own.
     #[serde(default)]
     pub defaults: Defaults,
@@ -64,6 +66,16 @@ pub enum Timing {
     Balanced,
     /// Spins the last stretch before every deadline.
     Exact,
+}
+
+/// What links are made of.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fabric {
+    /// Hopyard's switch.
+    Vswitch,
+    /// Bridges, virtual Ethernet pairs and queue disciplines of the host's kernel.
+    Kernel,
 }
 
 /// Values for whatever does not set its own.

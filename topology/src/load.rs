@@ -10,7 +10,7 @@ use crate::de;
 use crate::document::{self, Document};
 use crate::file::{Lab, Set};
 use crate::host::{Files, Folder};
-use crate::model::{NodeKind, Patch, Topology};
+use crate::model::{Device, NodeKind, Patch, Topology};
 use crate::report::{Diagnostic, Report, Severity};
 use crate::resolve::{Findings, attributes, resolve};
 use crate::routing;
@@ -41,9 +41,9 @@ pub struct Sources {
     pub text: String,
     /// What it copies from.
     pub files: Files,
-    /// The TAP devices of containers, by interface (`node.interface`).
+    /// The devices of interfaces, by `node.interface`.
     #[serde(default)]
-    pub taps: BTreeMap<String, String>,
+    pub devices: BTreeMap<String, Device>,
 }
 
 impl Sources {
@@ -60,7 +60,7 @@ impl Sources {
             };
             for interface in &mut machine.interfaces {
                 let name = format!("{}.{}", node.name, interface.name);
-                interface.tap = self.taps.get(&name).cloned();
+                interface.device = self.devices.get(&name).cloned();
             }
         }
         Ok(loaded)

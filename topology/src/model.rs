@@ -10,6 +10,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::net::{Cidr, MacAddr};
 use crate::quantity::StormLimit;
 
@@ -32,6 +34,8 @@ pub struct Topology {
     pub seed: u64,
     /// How the switch waits for deadlines.
     pub timing: Timing,
+    /// What links are made of.
+    pub fabric: Fabric,
     /// In the order of the file.
     pub nodes: Vec<Node>,
     /// In the order of the file.
@@ -78,6 +82,16 @@ pub enum Timing {
     Balanced,
     /// Spins the last stretch before every deadline.
     Exact,
+}
+
+/// What links are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fabric {
+    /// Hopyard's switch.
+    #[default]
+    Vswitch,
+    /// Bridges, virtual Ethernet pairs and queue disciplines of the host's kernel.
+    Kernel,
 }
 
 /// One node of the lab.
@@ -312,8 +326,27 @@ pub struct Interface {
     pub queue_size: u16,
     /// Checksums and the cutting of superframes may be left to the switch and to the receiver.
     pub offloads: bool,
-    /// The TAP device of the host through which the switch reaches it, if its machine is a container. The lab decides that, no file does.
-    pub tap: Option<String>,
+    /// How it is reached, if not through a vhost-user socket. The lab decides that, no file does.
+    pub device: Option<Device>,
+}
+
+/// A network device of the host that leads to a machine's interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: DeviceKind,
+}
+
+/// What a network device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// Frames are read and written by a process.
+    Tap,
+    /// One end of a virtual Ethernet pair, which becomes the interface.
+    Veth,
 }
 
 /// A static route.

@@ -18,7 +18,7 @@ use std::path;
 use crate::document::{Document, Path, Step, Target};
 use crate::file;
 use crate::host::Folder;
-use crate::model::{self, NodeKind, Timing, Topology};
+use crate::model::{self, Fabric, NodeKind, Timing, Topology};
 use crate::report::{Diagnostic, Severity};
 
 /// Collects what is found, with places in the document.
@@ -137,6 +137,10 @@ pub fn resolve(
                     Some(file::Timing::Eco) => Timing::Eco,
                     Some(file::Timing::Exact) => Timing::Exact,
                     Some(file::Timing::Balanced) | None => Timing::Balanced,
+                },
+                fabric: match lab.fabric {
+                    Some(file::Fabric::Kernel) => Fabric::Kernel,
+                    Some(file::Fabric::Vswitch) | None => Fabric::Vswitch,
                 },
                 nodes: Vec::new(),
                 links: Vec::new(),

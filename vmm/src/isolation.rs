@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use jail::{Access, Entered, Mount, Plan};
 use monitor::NodeConfig;
 use tokio::io::AsyncReadExt;
-use topology::model::{External, Node, NodeKind, Topology};
+use topology::model::{External, Fabric, Node, NodeKind, Topology};
 
 use crate::api::types::{IsolationLevel, IsolationReport};
 use crate::failure::{Code, Failure};
@@ -120,6 +120,9 @@ impl Isolation {
 
     /// The namespaces of the switch of a lab with this topology.
     pub fn of_switch(&self, topology: &Topology) -> Option<Namespaces> {
+        if topology.fabric == Fabric::Kernel {
+            return None;
+        }
         match self.of_machines() {
             Some(Namespaces::Own) if has_external(topology) => Some(Namespaces::OwnButNetwork),
             namespaces => namespaces,
@@ -144,7 +147,13 @@ impl Isolation {
     }
 
     /// What QEMU keeps: the monitor's, and what an ordinary program opens by itself.
-    pub fn qemu_plan(&self, qemu: &Path, config: &NodeConfig, ports: &Path) -> Option<Plan> {
+    pub fn qemu_plan(
+        &self,
+        qemu: &Path,
+        kvm: bool,
+        config: &NodeConfig,
+        ports: &Path,
+    ) -> Option<Plan> {
         let system = SYSTEM.iter().map(Path::new).filter(|path| path.exists());
         let mut mounts: Vec<_> = system.map(|path| mount(path, Access::Execute)).collect();
         // QEMU may be elsewhere, in a folder of its own build.
@@ -157,6 +166,9 @@ impl Isolation {
             mounts.push(mount(&config.rootfs, Access::Read));
         }
         mounts.push(mount(Path::new("/dev/urandom"), Access::Device));
+        if kvm {
+            mounts.push(mount(Path::new("/dev/kvm"), Access::Device));
+        }
         mounts.push(mount(ports, Access::Read));
         let mut plan = self.plan(mounts)?;
         // It makes the guest's memory, a file to the kernel, once it is in jail.
@@ -164,8 +176,11 @@ impl Isolation {
         Some(plan)
     }
 
-    /// What the switch keeps: the folder in which it makes its ports, and what leads out of the lab.
+    /// What the switch keeps, unless it is the kernel's fabric, which is there to make devices for others: the folder in which it makes its ports, and what leads out of the lab.
     pub fn switch_plan(&self, topology: &Topology, ports: &Path) -> Option<Plan> {
+        if topology.fabric == Fabric::Kernel {
+            return None;
+        }
         let external = has_external(topology);
         let mut mounts = vec![mount(ports, Access::Write)];
         let is_tap = |node: &Node| matches!(&node.kind, NodeKind::External(External::Tap { .. }));
@@ -201,7 +216,7 @@ fn has_external(topology: &Topology) -> bool {
 
 fn has_containers(topology: &Topology) -> bool {
     let mut machines = topology.nodes.iter().filter_map(|node| node.machine());
-    machines.any(|machine| machine.interfaces.iter().any(|i| i.tap.is_some()))
+    machines.any(|machine| machine.interfaces.iter().any(|i| i.device.is_some()))
 }
 
 fn landlock_missing(entered: &Entered) -> Vec<String> {

@@ -30,6 +30,15 @@ impl Attributes {
         }))
     }
 
+    /// Of a link that was `link` at the start and is `now` by now; nothing is to come.
+    pub fn of(link: &model::Link, now: [Direction; 2]) -> Self {
+        Self(Mutex::new(Inner {
+            at_start: link.directions.clone(),
+            now,
+            coming: VecDeque::new(),
+        }))
+    }
+
     /// As they are at `now`, which does not go back from call to call.
     pub fn at(&self, now: Time) -> [Direction; 2] {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,15 +1,18 @@
 //! The command line.
 
 mod capture;
+mod kernel;
 mod run;
 mod wiring;
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use topology::Sources;
+use topology::model::Topology;
 
 use crate::control;
 
@@ -45,6 +48,9 @@ enum Command {
     /// Run ports and links in the foreground, until SIGTERM or SIGINT.
     #[command(after_help = EXAMPLES)]
     Run(Box<run::Arguments>),
+    /// Have the host's kernel make the links of a lab, in a network namespace of its own.
+    #[command(hide = true)]
+    Kernel(kernel::Arguments),
     /// Write frames of links of a running switch as pcapng, until SIGINT or SIGTERM.
     #[command(after_help = EXAMPLES)]
     Capture(capture::Arguments),
@@ -63,6 +69,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Kernel(arguments) => kernel::run(&arguments),
         Command::Capture(arguments) => capture::capture(arguments),
         Command::Stats { control, json } => stats(&control, json),
     };
@@ -75,7 +82,30 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn stats(control: &std::path::Path, json: bool) -> Result<()> {
+/// What a process that runs links does first.
+fn set_up() {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    // A thread that has died would leave guests hanging without a word.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        hook(panic);
+        std::process::abort();
+    }));
+}
+
+/// The topology that a lab has read.
+fn sources(path: &Path) -> Result<Topology> {
+    let unreadable = || format!("cannot read {}", path.display());
+    let text = std::fs::read(path).with_context(unreadable)?;
+    let sources: Sources = serde_json::from_slice(&text).with_context(unreadable)?;
+    Ok(sources.load()?.topology)
+}
+
+fn stats(control: &Path, json: bool) -> Result<()> {
     let stats = control::stats(control)?;
     let text = if json {
         serde_json::to_string(&stats)? + "\n"

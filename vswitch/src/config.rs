@@ -455,7 +455,7 @@ fn vertices(topology: &Topology) -> Vec<Vertex> {
     let of_node = |(n, node): (usize, &topology::model::Node)| match &node.kind {
         NodeKind::Machine(m) => {
             let interfaces = m.interfaces.iter().enumerate();
-            let vertex = |(i, interface): (usize, &Interface)| match interface.tap {
+            let vertex = |(i, interface): (usize, &Interface)| match interface.device {
                 None => Vertex::Interface(n, i),
                 Some(_) => Vertex::Tap(n, i),
             };
@@ -482,7 +482,7 @@ fn external(topology: &Topology, vertex: Vertex) -> Option<External> {
         (Vertex::Tap(node, interface), nodes) => {
             let interface = nodes[node].machine()?.interfaces.get(interface)?;
             Some(External::Tap {
-                name: interface.tap.clone()?,
+                name: interface.device.clone()?.name,
                 mtu: interface.mtu,
             })
         }

@@ -26,7 +26,6 @@ use tracing::warn;
 use crate::capture::{self, Next, Session};
 use crate::socket::Socket;
 use crate::stats::Stats;
-use crate::switch::View;
 
 /// The most bytes a request may have; a topology has up to 64 MiB, and the files it copies from come on top.
 const MAX_REQUEST: usize = 256 << 20;
@@ -103,6 +102,29 @@ enum Started {
     Started,
 }
 
+/// What makes the links of a lab, and answers for them. Errors are for people.
+pub trait Fabric: Send + Sync + 'static {
+    /// All counters.
+    fn stats(&self) -> Stats;
+
+    /// All counters but those that take much time to read: for those who ask often.
+    fn brief(&self) -> Stats {
+        self.stats()
+    }
+
+    /// Changes attributes of a link, first those from its first end to its second; they hold when this returns.
+    fn change(&self, link: &str, set: &[Patch; 2]) -> Result<(), String>;
+
+    /// Makes all attributes of a link what they were at the start.
+    fn reset(&self, link: &str) -> Result<(), String>;
+
+    /// Becomes what runs `topology`; nothing has changed if it fails.
+    fn rewire(&self, topology: &Topology) -> Result<(), String>;
+
+    /// Starts a capture.
+    fn capture(self: &Arc<Self>, request: &capture::Request) -> Result<Session, String>;
+}
+
 /// The running server; ends when it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -112,13 +134,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Answers requests on `socket` with what `view` shows.
-    pub fn start(socket: Socket, view: Arc<View>) -> io::Result<Self> {
+    /// Answers requests on `socket` for `fabric`.
+    pub fn start<F: Fabric>(socket: Socket, fabric: Arc<F>) -> io::Result<Self> {
         let socket = Arc::new(socket);
         let ending = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("control".into()).spawn({
             let (socket, ending) = (Arc::clone(&socket), Arc::clone(&ending));
-            move || accept(&socket, &view, &ending)
+            move || accept(&socket, &fabric, &ending)
         })?;
         Ok(Self {
             socket,
@@ -138,7 +160,7 @@ impl Drop for Server {
     }
 }
 
-fn accept(socket: &Socket, view: &Arc<View>, ending: &AtomicBool) {
+fn accept<F: Fabric>(socket: &Socket, fabric: &Arc<F>, ending: &AtomicBool) {
     let clients = Arc::new(AtomicUsize::new(0));
     loop {
         match socket.listener().accept() {
@@ -148,14 +170,14 @@ fn accept(socket: &Socket, view: &Arc<View>, ending: &AtomicBool) {
                     continue;
                 }
                 let seat = Seat(Arc::clone(&clients));
-                let view = Arc::clone(view);
+                let fabric = Arc::clone(fabric);
                 let client = std::thread::Builder::new()
                     .name("control-client".into())
                     .stack_size(256 << 10);
                 let started = client.spawn(move || {
                     let _seat = seat;
                     // A client that does not keep to the rules is left to itself.
-                    let _ = serve(stream, &view);
+                    let _ = serve(stream, &fabric);
                 });
                 if let Err(e) = started {
                     warn!("cannot serve a client of the control socket: {e}");
@@ -179,7 +201,7 @@ impl Drop for Seat {
     }
 }
 
-fn serve(mut stream: UnixStream, view: &Arc<View>) -> io::Result<()> {
+fn serve<F: Fabric>(mut stream: UnixStream, fabric: &Arc<F>) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut pending = Vec::new();
     while let Some(line) = read_line(&mut stream, &mut pending)? {
@@ -192,11 +214,11 @@ fn serve(mut stream: UnixStream, view: &Arc<View>) -> io::Result<()> {
                 config: None,
                 text: None,
                 files: None,
-            }) => match Session::start(view, &request) {
+            }) => match fabric.capture(&request) {
                 Ok(session) => return stream_capture(stream, session),
-                Err(e) => Answer::Error(e.to_string()),
+                Err(e) => Answer::Error(e),
             },
-            Ok(request) => answer(view, request),
+            Ok(request) => answer(&**fabric, request),
             Err(e) => Answer::Error(format!("not a request: {e}; {REQUESTS}")),
         };
         send(&mut stream, &answer)?;
@@ -239,7 +261,7 @@ fn send(stream: &mut UnixStream, answer: &Answer) -> io::Result<()> {
     stream.write_all(&bytes)
 }
 
-fn answer(view: &View, request: Request) -> Answer {
+fn answer(fabric: &impl Fabric, request: Request) -> Answer {
     let Request {
         op,
         link,
@@ -254,38 +276,35 @@ fn answer(view: &View, request: Request) -> Answer {
         Err(e) => Answer::Error(e),
     };
     match (op, link, set, capture, config, text) {
-        (Op::Stats, None, None, None, None, None) => Answer::Stats(view.stats()),
-        (Op::Brief, None, None, None, None, None) => Answer::Stats(view.brief()),
+        (Op::Stats, None, None, None, None, None) => Answer::Stats(fabric.stats()),
+        (Op::Brief, None, None, None, None, None) => Answer::Stats(fabric.brief()),
         (Op::Set, Some(link), Some(set), None, None, None) => {
-            done(Answer::Set, change(view, &link, set.get(), files))
+            done(Answer::Set, change(fabric, &link, set.get(), files))
         }
-        (Op::Reset, Some(link), None, None, None, None) => {
-            let reset = view.reset(&link);
-            done(Answer::Reset, reset.map_err(|e| e.to_string()))
-        }
+        (Op::Reset, Some(link), None, None, None, None) => done(Answer::Reset, fabric.reset(&link)),
         (Op::Apply, None, None, None, Some(config), None) => {
-            done(Answer::Apply, apply(view, Topology::load(&config)))
+            done(Answer::Apply, apply(fabric, Topology::load(&config)))
         }
         (Op::Apply, None, None, None, None, Some(sources)) => {
-            done(Answer::Apply, apply(view, sources.load()))
+            done(Answer::Apply, apply(fabric, sources.load()))
         }
         _ => Answer::Error(format!("not a request; {REQUESTS}")),
     }
 }
 
-fn apply(view: &View, loaded: Result<Loaded, Report>) -> Result<(), String> {
+fn apply(fabric: &impl Fabric, loaded: Result<Loaded, Report>) -> Result<(), String> {
     let loaded = loaded.map_err(|report| report.to_string())?;
-    view.rewire(&loaded.topology).map_err(|e| e.to_string())
+    fabric.rewire(&loaded.topology)
 }
 
-fn change(view: &View, link: &str, set: &str, files: Option<Files>) -> Result<(), String> {
+fn change(fabric: &impl Fabric, link: &str, set: &str, files: Option<Files>) -> Result<(), String> {
     let file = Path::new("set");
     let folder = match files {
         Some(files) => Folder::with_files(file, files),
         None => Folder::of(file),
     };
     let set = Patch::parse_in(set, file, &folder).map_err(|report| report.to_string())?;
-    view.change(link, &set).map_err(|e| e.to_string())
+    fabric.change(link, &set)
 }
 
 /// The next line, of bounded length and within bounded time; what follows it stays in `pending`.

@@ -1,7 +1,8 @@
 //! The virtual switch of a Hopyard lab: vhost-user ports, shaped links, layer-2 nodes.
 //!
 //! [`switch::Switch`] is the whole. [`port`] is the socket side, [`shard`] the data side: its [`shard::Engine`] is the
-//! packet path, without threads and on an injected clock; [`ring`] holds the virtqueues, [`link`] the shaper.
+//! packet path, without threads and on an injected clock; [`ring`] holds the virtqueues, [`link`] the shaper. [`kernel`] has
+//! the host do the same, for comparison.
 #![warn(missing_docs)]
 
 pub mod attributes;
@@ -17,6 +18,7 @@ pub mod external;
 pub mod frame;
 pub mod histogram;
 mod inventory;
+pub mod kernel;
 pub mod l2;
 pub mod link;
 pub mod memory;

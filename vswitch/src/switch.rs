@@ -17,9 +17,10 @@ use topology::model::{Patch, Topology};
 use tracing::warn;
 
 use crate::attributes::Attributes;
-use crate::capture::{FileRequest, Next, Registry, Session, SessionError};
+use crate::capture::{FileRequest, Next, Registry, Request, Session, SessionError};
 use crate::clock::Time;
 use crate::config::{ConfigError, LinkChange, LinkPlan, NodePlan, Plan, PortPlan};
+use crate::control::Fabric;
 use crate::counters::ShardCounters;
 use crate::event::{self, Event};
 use crate::external::{Device, OpenError};
@@ -471,6 +472,32 @@ impl View {
                 false
             }
         }
+    }
+}
+
+impl Fabric for View {
+    fn stats(&self) -> Stats {
+        Self::stats(self)
+    }
+
+    fn brief(&self) -> Stats {
+        Self::brief(self)
+    }
+
+    fn change(&self, link: &str, set: &[Patch; 2]) -> Result<(), String> {
+        Self::change(self, link, set).map_err(|e| e.to_string())
+    }
+
+    fn reset(&self, link: &str) -> Result<(), String> {
+        Self::reset(self, link).map_err(|e| e.to_string())
+    }
+
+    fn rewire(&self, topology: &Topology) -> Result<(), String> {
+        Self::rewire(self, topology).map_err(|e| e.to_string())
+    }
+
+    fn capture(self: &Arc<Self>, request: &Request) -> Result<Session, String> {
+        Session::start(self, request).map_err(|e| e.to_string())
     }
 }
 

@@ -159,7 +159,7 @@ impl Resolver<'_> {
                 .queue_size(written.queue_size, path)
                 .unwrap_or(defaults.queue_size),
             offloads: written.offloads.unwrap_or(true),
-            tap: None,
+            device: None,
         }
     }
 
@@ -180,7 +180,7 @@ impl Resolver<'_> {
             addresses: Vec::new(),
             queue_size: or(defaults.queue_size, 1024),
             offloads: true,
-            tap: None,
+            device: None,
         }
     }
 

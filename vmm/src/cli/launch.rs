@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use rustix::process::{Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use topology::model::Topology;
+use topology::model::{Fabric, Topology};
 use topology::quantity::Time;
 use topology::{Loaded, Severity};
 
 use super::progress::{self, Seen, Until};
 use super::{EngineChoice, ImageChoice, Json, block_on};
 use crate::client::Client;
-use crate::engine::{Engines, auto, container};
+use crate::engine::{Engines, auto, devices};
 use crate::failure::{Code, Failure};
 use crate::image;
 use crate::isolation::{Isolation, Wish};
@@ -42,6 +42,9 @@ pub struct LaunchArgs {
     /// What runs the machines
     #[arg(long, value_enum, default_value = "auto")]
     engine: EngineChoice,
+    /// What links are made of (default: as the file says)
+    #[arg(long, value_enum)]
+    fabric: Option<FabricChoice>,
     /// Name of the lab (default: as the file says)
     #[arg(long)]
     name: Option<String>,
@@ -64,6 +67,15 @@ pub struct LaunchArgs {
     /// Be the lab process of a detached lab
     #[arg(long, hide = true)]
     lab_process: bool,
+}
+
+/// `--fabric`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FabricChoice {
+    /// Hopyard's switch
+    Vswitch,
+    /// Bridges, pairs and queue disciplines of the host's kernel: for comparison; takes root, and engine qemu or container
+    Kernel,
 }
 
 /// What a detached lab process tells the process that started it, once its API listens.
@@ -163,9 +175,14 @@ fn plan(args: &LaunchArgs, root: &RunRoot) -> Result<Option<Plan>, Failure> {
         EngineChoice::Qemu => auto::qemu()?,
         EngineChoice::Container => auto::container()?,
     };
+    match args.fabric {
+        Some(FabricChoice::Vswitch) => topology.fabric = Fabric::Vswitch,
+        Some(FabricChoice::Kernel) => topology.fabric = Fabric::Kernel,
+        None => {}
+    }
     let engines = Engines::find(choice.engine.clone(), &topology)?;
     let ports = root.lab(&name).ports();
-    container::assign_devices(&mut topology.nodes, choice.engine.name(), &ports);
+    devices::assign(&mut topology, choice.engine.name(), &ports);
     let isolation = block_on(Isolation::find(args.isolation))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Some(Plan {

@@ -88,6 +88,17 @@ pub fn measure() -> Result<Choice, Failure> {
     }
 }
 
+/// Whether processors run guests by themselves, as far as their kernel knows: no emulation says so of itself. Cheaper than to measure.
+pub fn virtualizes() -> bool {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let mut flags = info.lines().filter(|line| line.starts_with("flags"));
+    let can = flags.next().is_some_and(|line| {
+        let mut flags = line.split_whitespace();
+        flags.any(|flag| flag == "vmx" || flag == "svm")
+    });
+    can && open().is_ok()
+}
+
 fn milliseconds(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }

@@ -2,6 +2,7 @@
 
 pub mod auto;
 pub mod container;
+pub mod devices;
 mod kvm;
 pub mod qemu;
 
@@ -74,6 +75,7 @@ impl Engines {
             engines.asked.insert(name, choice.engine);
         }
         container::check_links(topology, &engines)?;
+        devices::check(topology, &engines)?;
         Ok(engines)
     }
 
@@ -115,6 +117,8 @@ pub struct Ground {
     pub group: Option<NodeGroup>,
     /// The processors it is bound to.
     pub processors: Option<CpuSet>,
+    /// The process in whose network namespace its interfaces' devices are, on the kernel's fabric.
+    pub fabric: Option<u32>,
 }
 
 /// A running machine.
@@ -272,6 +276,17 @@ fn start(
             program: program.to_owned(),
             error,
         })
+}
+
+/// Looks for programs as a shell does; the first that is missing.
+fn find_programs<'a>(programs: &[&'a str]) -> Result<(), &'a str> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there =
+        |program: &&str| std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    match programs.iter().find(|program| !is_there(program)) {
+        Some(program) => Err(program),
+        None => Ok(()),
+    }
 }
 
 /// This program, which enters the jails and runs the monitor.

@@ -18,11 +18,11 @@ use super::node::{Machine, Spec};
 use super::orders::{Orders, Roster, Task};
 use super::run_folder::LabPaths;
 use super::state::State;
-use super::{Terms, check_socket_paths, describe, ground, keep, plan, spec, taps, view_node};
+use super::{Terms, check_socket_paths, describe, devices, ground, keep, plan, spec, view_node};
 use crate::api::types::{
     ChangePlan, IsolationLevel, Keep, NodeState, Phase, Step, TopologyRequest, TopologyText,
 };
-use crate::engine::{Engine, Engines, container};
+use crate::engine::{self, Engine, Engines};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
 
@@ -235,7 +235,7 @@ impl Changes {
             file,
             text: request.text.clone(),
             files: loaded.files.clone(),
-            taps: taps(&loaded.topology),
+            devices: devices(&loaded.topology),
         };
         if let Err(error) = self.links.apply(&sources, wiring, &renamed).await {
             self.clear(&added);
@@ -298,10 +298,15 @@ impl Changes {
         let file = request.file.with_file_name(format!("{}.json", self.name));
         let loaded = Topology::parse(&request.text, &file);
         let mut loaded = loaded.map_err(|report| ChangeError::Broken(report.to_string()))?;
+        // Whatever the file says: it is asked for when a lab is launched.
+        loaded.topology.fabric = current.topology.fabric;
         let engines =
             Engines::find(self.engine.clone(), &loaded.topology).map_err(ChangeError::Host)?;
-        let nodes = &mut loaded.topology.nodes;
-        container::assign_devices(nodes, self.engine.name(), &self.paths.ports());
+        engine::devices::assign(
+            &mut loaded.topology,
+            self.engine.name(),
+            &self.paths.ports(),
+        );
         let topology = &loaded.topology;
         if topology.name != self.name {
             return Err(ChangeError::OtherLab {

@@ -3,7 +3,7 @@
 use std::io;
 
 use rustix::thread::{CpuSet, sched_getaffinity};
-use topology::model::{self, Topology};
+use topology::model::{self, Fabric, Topology};
 
 use super::{Context, Plan, each_machine, node};
 use crate::api::types::NodeLimits;
@@ -91,5 +91,9 @@ pub fn of(lab: &Context, machine: &node::Spec) -> io::Result<Ground> {
         ports: lab.paths.node_ports(name),
         group,
         processors,
+        fabric: match lab.fabric {
+            Fabric::Vswitch => None,
+            Fabric::Kernel => lab.state.lab().switch_pid,
+        },
     })
 }

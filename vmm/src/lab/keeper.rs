@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use topology::model::Fabric;
 
 use super::Context;
 use super::links::Links;
@@ -108,15 +109,17 @@ impl<'a> Keeper<'a> {
             message = format!("{message}; {refused}");
         }
         self.context.state.switch_restarted(message);
-        self.restart_containers();
+        self.restart_cut_off();
         Ok(())
     }
 
-    /// The interfaces of containers are devices of the switch, and have gone with it.
-    fn restart_containers(&self) {
+    /// Machines whose interfaces are devices of the switch, which have gone with it: containers, and all on the kernel's fabric.
+    fn restart_cut_off(&self) {
         for node in self.context.state.lab().nodes {
             let is_up = !matches!(node.state, NodeState::Stopped | NodeState::Ended);
-            if node.engine != Some(EngineName::Container) || !is_up {
+            let is_cut_off =
+                self.context.fabric == Fabric::Kernel || node.engine == Some(EngineName::Container);
+            if !is_cut_off || !is_up {
                 continue;
             }
             if let Some(orders) = self.roster.find(&node.name) {

@@ -30,7 +30,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use topology::model::{self, NodeKind, Role, Topology};
+use topology::model::{self, Device, Fabric, NodeKind, Role, Topology};
 use topology::{Files, Sources};
 
 use crate::api;
@@ -117,6 +117,7 @@ struct Context {
     paths: LabPaths,
     /// If its machines have limits that take one, and it can be had.
     group: Option<Arc<LabGroup>>,
+    fabric: Fabric,
     /// Becomes true when the lab ends.
     stop: watch::Sender<bool>,
 }
@@ -168,6 +169,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             isolation: plan.isolation.clone(),
             switch: switch::Setup {
                 program: switch_program,
+                fabric: plan.topology.fabric,
                 sources: folder.paths.sources(),
                 namespaces: plan.isolation.of_switch(&plan.topology),
                 jail: plan
@@ -202,7 +204,7 @@ fn set_up(
         file: plan.file.clone(),
         text: plan.text.clone(),
         files: plan.files.clone(),
-        taps: taps(&plan.topology),
+        devices: devices(&plan.topology),
     })?;
     for node in &plan.topology.nodes {
         folder.paths.create_node(&node.name)?;
@@ -237,6 +239,7 @@ impl Prepared {
             isolation: self.isolation,
             paths: self.folder.paths.clone(),
             group: self.group,
+            fabric: self.switch.fabric,
             stop: watch::Sender::new(false),
         };
         let api = api::Api {
@@ -501,15 +504,15 @@ fn spec(
     }))
 }
 
-/// The TAP devices of containers, by interface as the switch names it.
-fn taps(topology: &Topology) -> BTreeMap<String, String> {
-    let taps = each_machine(topology).flat_map(|(node, machine)| {
+/// The devices of interfaces, by interface as the switch names it.
+fn devices(topology: &Topology) -> BTreeMap<String, Device> {
+    let devices = each_machine(topology).flat_map(|(node, machine)| {
         machine.interfaces.iter().filter_map(|interface| {
             let name = format!("{}.{}", node.name, interface.name);
-            Some((name, interface.tap.clone()?))
+            Some((name, interface.device.clone()?))
         })
     });
-    taps.collect()
+    devices.collect()
 }
 
 /// A node's own kernel or root, else the image's.

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use topology::model::Fabric;
 
 use super::children::{self, LastWords};
 use super::run_folder::LabPaths;
@@ -37,6 +38,8 @@ pub struct Switch {
 pub struct Setup {
     /// The program.
     pub program: PathBuf,
+    /// What it makes links of.
+    pub fabric: Fabric,
     /// Where the [`topology::Sources`] of what it runs are.
     pub sources: PathBuf,
     /// The namespaces it starts in, if it is jailed.
@@ -82,15 +85,20 @@ impl Switch {
                 format!("cannot start {}: {error}", setup.program.display()),
             )
         };
-        let mut command = Command::new(&setup.program)
-            .arguments(["run", "--sources"])
+        let command = Command::new(&setup.program);
+        let command = match setup.fabric {
+            Fabric::Vswitch => command
+                .arguments(["run", "--sockets"])
+                .arguments([paths.ports()])
+                .jailed(setup.namespaces),
+            Fabric::Kernel => command.arguments(["kernel"]),
+        };
+        let mut command = command
+            .arguments(["--sources"])
             .arguments([&setup.sources])
             .arguments(["--elapsed", &elapsed.as_nanos().to_string()])
-            .arguments(["--sockets"])
-            .arguments([paths.ports()])
             .arguments(["--control"])
-            .arguments([paths.vswitch()])
-            .jailed(setup.namespaces);
+            .arguments([paths.vswitch()]);
         if let Some(plan) = &setup.jail {
             let plan = serde_json::to_string(plan).unwrap_or_default();
             command = command.arguments(["--jail", &plan]);

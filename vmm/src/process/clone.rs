@@ -17,9 +17,9 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use super::Namespaces;
 
 /// Descriptors a process can inherit at most.
-const MOST: usize = 8;
+const MOST: usize = 64;
 /// A number above all of theirs.
-const ABOVE: RawFd = 16;
+const ABOVE: RawFd = 128;
 
 /// Everything the new process needs, made before it exists.
 pub struct Child {

@@ -1,6 +1,5 @@
 //! `vswitch run`: the switch in the foreground.
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use topology::Sources;
 use topology::model::{Timing, Topology};
 
 use super::wiring::{Wired, Wiring};
@@ -112,17 +110,7 @@ fn processors(text: &str) -> Result<Processors, String> {
 
 /// Runs until SIGTERM or SIGINT.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
-    // A thread of the packet path that has died would leave guests hanging without a word.
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        hook(panic);
-        std::process::abort();
-    }));
+    super::set_up();
     let captures = arguments.capture.iter().map(|c| FileRequest::parse(c));
     let captures = captures.collect::<Result<_, _>>()?;
     let (mut topology, sockets) = configuration(arguments)?;
@@ -179,10 +167,7 @@ fn configuration(arguments: &Arguments) -> Result<(Topology, Sockets)> {
         return Ok((loaded.topology, Sockets::Folder(folder.clone())));
     }
     if let (Some(path), Some(folder)) = (&arguments.sources, &arguments.sockets) {
-        let unreadable = || format!("cannot read {}", path.display());
-        let text = std::fs::read(path).with_context(unreadable)?;
-        let sources: Sources = serde_json::from_slice(&text).with_context(unreadable)?;
-        return Ok((sources.load()?.topology, Sockets::Folder(folder.clone())));
+        return Ok((super::sources(path)?, Sockets::Folder(folder.clone())));
     }
     if arguments.sockets.is_some() {
         bail!("--sockets is for the interfaces of a topology: name its file with --config");

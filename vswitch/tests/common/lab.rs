@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use topology::model::{
-    Change, Completion, Direction, EndPolicy, Endpoint, External, Interface, Link, Machine, Node,
-    NodeKind, Patch, Role, SwitchNode, Timing, Topology,
+    Change, Completion, Direction, EndPolicy, Endpoint, External, Fabric, Interface, Link, Machine,
+    Node, NodeKind, Patch, Role, SwitchNode, Timing, Topology,
 };
 use topology::net::MacAddr;
 use vswitch::port::Policy;
@@ -92,7 +92,7 @@ impl Lab {
         self.ports[node] += 1;
         if let NodeKind::Machine(m) = &mut self.nodes[node].kind {
             m.interfaces.push(Interface {
-                tap: None,
+                device: None,
                 name: format!("eth{port}"),
                 mac: MacAddr([2, 0, 0, 0, node as u8, port as u8]),
                 mtu: 1500,
@@ -137,6 +137,7 @@ impl Lab {
             description: None,
             seed: self.seed,
             timing: self.timing,
+            fabric: Fabric::Vswitch,
             nodes: self.nodes,
             links: self.links,
             node_faults: Vec::new(),

@@ -1,7 +1,8 @@
 //! Engine `container`: a node is namespaces of the host's kernel, with the image's root and agent. Takes root.
 //!
 //! Its interfaces are TAP devices of the switch, moved into the node's network namespace, so that links do to containers what they do to
-//! virtual machines. When a node ends its devices go with its namespace; the switch makes them again. A container is no wall: root in
+//! virtual machines; or, on the kernel's fabric, ends of virtual Ethernet pairs. When a node ends its devices go with its namespace; whoever
+//! made them makes them again. A container is no wall: root in
 //! there is root of the host but for a few capabilities.
 
 pub mod init;
@@ -11,15 +12,18 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monitor::{NicConfig, NodeConfig};
 use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use topology::model::{Completion, Endpoint, Node, NodeKind, Topology};
+use topology::model::{Completion, Endpoint, Topology};
 
-use super::{Console, Engine, Engines, Ground, Guest, SpawnError, start, this_program};
-use crate::api::types::{End, EndReason, EngineName};
+use super::{
+    Console, Engine, Engines, Ground, Guest, SpawnError, devices, find_programs, start,
+    this_program,
+};
+use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
@@ -44,14 +48,11 @@ pub fn check() -> Result<(), Failure> {
             "run the lab as root, or use --engine kvm, which needs no privileges",
         );
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    for program in PROGRAMS {
-        if !std::env::split_paths(&path).any(|folder| folder.join(program).is_file()) {
-            return lacks(
-                &format!("there is no program {program}"),
-                "install iproute2 and util-linux",
-            );
-        }
+    if let Err(program) = find_programs(&PROGRAMS) {
+        return lacks(
+            &format!("there is no program {program}"),
+            "install iproute2 and util-linux",
+        );
     }
     for (file, module) in [("/dev/net/tun", "tun"), ("/dev/loop-control", "loop")] {
         if !Path::new(file).exists() {
@@ -81,35 +82,6 @@ pub fn check_links(topology: &Topology, engines: &Engines) -> Result<(), Failure
         }
     }
     Ok(())
-}
-
-/// Gives the interfaces of containers the names of their TAP devices on the host, which are those of no other lab's; `ports` is the lab's
-/// folder of ports. `default` is the engine of machines that ask for none.
-pub fn assign_devices(nodes: &mut [Node], default: EngineName, ports: &Path) {
-    for node in nodes {
-        let NodeKind::Machine(machine) = &mut node.kind else {
-            continue;
-        };
-        let engine = machine.engine.map_or(default, EngineName::from);
-        let is_container = engine == EngineName::Container;
-        for interface in &mut machine.interfaces {
-            let socket = ports.join(&node.name).join(&interface.name);
-            interface.tap = is_container.then(|| device(&socket));
-        }
-    }
-}
-
-/// A name for a device: `hy` and twelve digits (an interface's name has 15 characters at most).
-fn device(path: &Path) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hash = DefaultHasher::new();
-    path.hash(&mut hash);
-    format!("hy{:012x}", hash.finish() >> 16)
-}
-
-/// The device behind a NIC.
-fn device_of(nic: &NicConfig) -> String {
-    device(&nic.socket.with_extension(""))
 }
 
 /// The NIC's name inside the node.
@@ -145,7 +117,12 @@ pub fn spawn(
     };
     let (console, _) = Console::new();
     let last_words = LastWords::listen(stderr);
-    let plug = tokio::spawn(plug(child.pid, config.nics.clone(), carriers, stdin));
+    let nics = Nics {
+        pid: child.pid,
+        fabric: ground.fabric,
+        all: config.nics.clone(),
+    };
+    let plug = tokio::spawn(nics.plug(carriers, stdin));
     let log = config.serial_log.clone();
     let story = tokio::spawn(async move {
         record(stdout, &log).await;
@@ -197,53 +174,85 @@ fn how_it_ended(status: ExitStatus) -> Option<End> {
     })
 }
 
-/// Moves the devices into the namespace of `pid`, tells it to go on, and keeps their carriers.
-async fn plug(
+/// The NICs of a container, and who has to do with them.
+struct Nics {
+    /// The container's first process.
     pid: u32,
-    nics: Vec<NicConfig>,
-    mut carriers: Carriers,
-    mut node: impl AsyncWrite + Unpin,
-) -> io::Result<()> {
-    let mut known = carriers.borrow_and_update().clone();
-    let mut inside = Vec::new();
-    for (nic, up) in nics.iter().zip(&known) {
-        let (device, name) = (device_of(nic), name_of(nic));
-        let link = Path::new("/sys/class/net").join(&device);
-        let made = tokio::time::timeout(PATIENCE, async {
-            while !link.exists() {
-                tokio::time::sleep(PAUSE).await;
+    /// In whose network namespace the devices are made, if not in the host's: the kernel's fabric.
+    fabric: Option<u32>,
+    all: Vec<NicConfig>,
+}
+
+impl Nics {
+    /// Moves the devices into the container's namespace, tells it to go on, and keeps their carriers.
+    async fn plug(
+        self,
+        mut carriers: Carriers,
+        mut node: impl AsyncWrite + Unpin,
+    ) -> io::Result<()> {
+        let mut known = carriers.borrow_and_update().clone();
+        let mut inside = Vec::new();
+        for (nic, up) in self.all.iter().zip(&known) {
+            self.fetch(nic).await?;
+            let (name, mac) = (name_of(nic), &nic.mac);
+            inside.push(format!(
+                "link set dev {name} address {mac} {}\n",
+                self.carrier(*up)
+            ));
+        }
+        batch(self.pid, &inside.concat()).await?;
+        node.write_all(b"\n").await?;
+        while carriers.changed().await.is_ok() {
+            let now = carriers.borrow_and_update().clone();
+            let changed = self.all.iter().zip(&now).zip(&known);
+            let changed = changed.filter(|((_, now), known)| now != known);
+            let lines = changed.map(|((nic, up), _)| {
+                format!("link set dev {} {}\n", name_of(nic), self.carrier(*up))
+            });
+            let lines: String = lines.collect();
+            if self.fabric.is_none() && batch(self.pid, &lines).await.is_err() {
+                // It is about to end, or a program in it has given the interface another name.
+                continue;
             }
-        });
-        if made.await.is_err() {
-            let problem = format!("the switch has not made the TAP device {device} of {name}");
-            return Err(io::Error::other(problem));
+            known = now;
         }
-        let pid = pid.to_string();
-        run(
-            "ip",
-            &["link", "set", "dev", &device, "netns", &pid, "name", &name],
-            "",
-        )
-        .await?;
-        let (mac, carrier) = (&nic.mac, carrier(*up));
-        inside.push(format!("link set dev {name} address {mac} {carrier}\n"));
+        Ok(())
     }
-    batch(pid, &inside.concat()).await?;
-    node.write_all(b"\n").await?;
-    while carriers.changed().await.is_ok() {
-        let now = carriers.borrow_and_update().clone();
-        let changed = nics.iter().zip(&now).zip(&known);
-        let changed = changed.filter(|((_, now), known)| now != known);
-        let lines = changed
-            .map(|((nic, up), _)| format!("link set dev {} {}\n", name_of(nic), carrier(*up)));
-        let lines: String = lines.collect();
-        if batch(pid, &lines).await.is_err() {
-            // It is about to end, or a program in it has given the interface another name.
-            continue;
+
+    /// Moves the device of a NIC to where it belongs, as soon as it is there.
+    async fn fetch(&self, nic: &NicConfig) -> io::Result<()> {
+        let (device, name) = (devices::of(nic), name_of(nic));
+        let (pid, begun) = (self.pid.to_string(), Instant::now());
+        let request = ["link", "set", "dev", &device, "netns", &pid, "name", &name];
+        loop {
+            let moved = match self.fabric {
+                None => run("ip", &request, "").await,
+                Some(fabric) => {
+                    let namespace = format!("--net=/proc/{fabric}/ns/net");
+                    let there = [&[namespace.as_str(), "ip"], &request[..]].concat();
+                    run("nsenter", &there, "").await
+                }
+            };
+            match moved {
+                Err(error) if begun.elapsed() > PATIENCE => {
+                    let problem =
+                        format!("the device {device} of {name} is not to be had: {error}");
+                    return Err(io::Error::other(problem));
+                }
+                // It has not been made yet, or is still that of the boot before.
+                Err(_) => tokio::time::sleep(PAUSE).await,
+                Ok(()) => return Ok(()),
+            }
         }
-        known = now;
     }
-    Ok(())
+
+    /// What ip(8) is told of the carrier of a NIC. The kernel's fabric has it in its own hands.
+    fn carrier(&self, up: bool) -> &'static str {
+        match self.fabric {
+            None => carrier(up),
+            Some(_) => "",
+        }
+    }
 }
 
 fn carrier(up: bool) -> &'static str {

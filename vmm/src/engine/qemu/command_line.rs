@@ -11,6 +11,8 @@ const NIC_SLOTS: usize = 0x1f - FIRST_NIC_SLOT;
 
 /// QEMU's largest receive queue, and with a vhost-user back-end its largest transmit queue as well.
 const QUEUE_MAX: u16 = 1024;
+/// QEMU's largest transmit queue with a TAP device behind it.
+const TAP_TRANSMIT_MAX: u16 = 256;
 /// QEMU's smallest receive and transmit queue.
 const QUEUE_MIN: u16 = 256;
 
@@ -19,17 +21,30 @@ pub fn queue_size(asked: u16) -> u16 {
     asked.clamp(QUEUE_MIN, QUEUE_MAX)
 }
 
-/// Descriptors of listening sockets that QEMU inherits.
+/// What QEMU has of its host. Numbers are those of descriptors that it inherits.
 #[derive(Debug, Clone, Copy)]
-pub struct Sockets {
-    /// For its monitor protocol.
+pub struct Host {
+    /// KVM runs the guest; else it is emulated.
+    pub kvm: bool,
+    /// The listening socket for its monitor protocol.
     pub qmp: u8,
-    /// For the guest's agent.
+    /// The listening socket for the guest's agent.
     pub agent: u8,
+    /// TAP devices behind its NICs, instead of the switch.
+    pub taps: Option<Taps>,
+}
+
+/// The TAP devices of all NICs, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Taps {
+    /// The first.
+    pub first: usize,
+    /// Each is followed by one of vhost-net.
+    pub vhost: bool,
 }
 
 /// QEMU's arguments. The serial port is its standard input and output.
-pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
+pub fn build(config: &NodeConfig, host: &Host) -> Vec<String> {
     let mib = config.memory >> 20;
     let mut args = Args::default();
     args.flag("-nodefaults");
@@ -46,9 +61,13 @@ pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
         "reboot=shutdown,shutdown=poweroff,panic=shutdown",
     );
     args.pair("-d", "cpu_reset");
-    // TCG's cache of translated code defaults to a gigabyte of address space, most of which a small guest fills.
-    let threads = if config.vcpus > 1 { "multi" } else { "single" };
-    args.pair("-accel", &format!("tcg,thread={threads},tb-size=64"));
+    if host.kvm {
+        args.pair("-accel", "kvm");
+    } else {
+        // TCG's cache of translated code defaults to a gigabyte of address space, most of which a small guest fills.
+        let threads = if config.vcpus > 1 { "multi" } else { "single" };
+        args.pair("-accel", &format!("tcg,thread={threads},tb-size=64"));
+    }
     args.pair(
         "-machine",
         "q35,memory-backend=ram,hpet=off,vmport=off,usb=off,sata=off,smbus=off",
@@ -64,7 +83,7 @@ pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
     args.pair("-append", &kernel_command_line(config.cmdline.as_deref()));
     args.pair(
         "-chardev",
-        &format!("socket,id=qmp,fd={},server=on,wait=off", sockets.qmp),
+        &format!("socket,id=qmp,fd={},server=on,wait=off", host.qmp),
     );
     args.pair("-mon", "chardev=qmp,mode=control");
     args.pair("-chardev", "stdio,id=serial,signal=off");
@@ -86,7 +105,7 @@ pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
     );
     args.pair(
         "-chardev",
-        &format!("socket,id=agent,fd={},server=on,wait=off", sockets.agent),
+        &format!("socket,id=agent,fd={},server=on,wait=off", host.agent),
     );
     args.pair(
         "-device",
@@ -105,7 +124,8 @@ pub fn build(config: &NodeConfig, sockets: Sockets) -> Vec<String> {
     for (index, nic) in config.nics.iter().enumerate() {
         let (slot, function) = (FIRST_NIC_SLOT + index % NIC_SLOTS, index / NIC_SLOTS);
         let multifunction = config.nics.len() > NIC_SLOTS;
-        args.nic(index, nic, &format!("{slot:#x}.{function}"), multifunction);
+        let address = format!("{slot:#x}.{function}");
+        args.nic(index, nic, host, &address, multifunction);
     }
     args.0
 }
@@ -132,34 +152,58 @@ impl Args {
         self.0.extend([name.to_owned(), value.to_owned()]);
     }
 
-    fn nic(&mut self, index: usize, nic: &NicConfig, address: &str, multifunction: bool) {
+    fn nic(
+        &mut self,
+        index: usize,
+        nic: &NicConfig,
+        host: &Host,
+        address: &str,
+        multifunction: bool,
+    ) {
         let queue = queue_size(nic.queue_size);
         let multifunction = if multifunction {
             ",multifunction=on"
         } else {
             ""
         };
-        self.pair(
-            "-chardev",
-            // A switch that is started again is tried for every second; QEMU has nothing finer before 9.2.
-            &format!(
-                "socket,id=port{index},path={},reconnect=1",
-                path(&nic.socket)
-            ),
-        );
-        self.pair(
-            "-netdev",
-            &format!("vhost-user,id={},chardev=port{index}", netdev(index)),
-        );
+        let netdev = netdev(index);
+        let transmit = if let Some(Taps { first, vhost }) = host.taps {
+            let each = if vhost { 2 } else { 1 };
+            let tap = first + each * index;
+            let vhost = if vhost {
+                format!(",vhost=on,vhostfd={}", tap + 1)
+            } else {
+                String::new()
+            };
+            self.pair("-netdev", &format!("tap,id={netdev},fd={tap}{vhost}"));
+            queue.min(TAP_TRANSMIT_MAX)
+        } else {
+            self.pair(
+                "-chardev",
+                // A switch that is started again is tried for every second; QEMU has nothing finer before 9.2.
+                &format!(
+                    "socket,id=port{index},path={},reconnect=1",
+                    path(&nic.socket)
+                ),
+            );
+            self.pair(
+                "-netdev",
+                &format!("vhost-user,id={netdev},chardev=port{index}"),
+            );
+            queue
+        };
+        // With MSI-X, QEMU 7.2 under TCG crashes when a vhost-user queue starts.
+        let vectors = if host.kvm || host.taps.is_some() {
+            ""
+        } else {
+            ",vectors=0"
+        };
         self.pair(
             "-device",
-            // vectors=0: with MSI-X, QEMU 7.2 under TCG crashes when a vhost-user queue starts.
             &format!(
-                "virtio-net-pci,netdev={},mac={},addr={address}{multifunction},vectors=0,romfile=,\
-                 disable-legacy=on,host_mtu={},rx_queue_size={queue},tx_queue_size={queue}",
-                netdev(index),
-                nic.mac,
-                nic.mtu
+                "virtio-net-pci,netdev={netdev},mac={},addr={address}{multifunction}{vectors},romfile=,\
+                 disable-legacy=on,host_mtu={},rx_queue_size={queue},tx_queue_size={transmit}",
+                nic.mac, nic.mtu
             ),
         );
     }
@@ -207,7 +251,36 @@ mod tests {
     }
 
     fn line(nics: usize) -> Vec<String> {
-        build(&config(nics), Sockets { qmp: 3, agent: 4 })
+        build(&config(nics), &EMULATED)
+    }
+
+    const EMULATED: Host = Host {
+        kvm: false,
+        qmp: 3,
+        agent: 4,
+        taps: None,
+    };
+
+    #[test]
+    fn taps_are_inherited_in_the_order_of_the_nics() {
+        let taps = |vhost| {
+            let host = Host {
+                kvm: true,
+                taps: Some(Taps { first: 5, vhost }),
+                ..EMULATED
+            };
+            let line = build(&config(2), &host);
+            let taps = line.iter().filter(|arg| arg.starts_with("tap,"));
+            taps.cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(taps(false), ["tap,id=net0,fd=5", "tap,id=net1,fd=6"]);
+        assert_eq!(
+            taps(true),
+            [
+                "tap,id=net0,fd=5,vhost=on,vhostfd=6",
+                "tap,id=net1,fd=7,vhost=on,vhostfd=8"
+            ]
+        );
     }
 
     fn value_of<'a>(line: &'a [String], start: &str) -> &'a str {

@@ -1,9 +1,10 @@
-//! Engine `qemu`: `qemu-system-x86_64` with processor emulation (TCG), for machines without usable KVM.
+//! Engine `qemu`: `qemu-system-x86_64`, with processor emulation (TCG) on machines without usable KVM.
 
 mod command_line;
 mod qmp;
 mod serial;
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -12,19 +13,22 @@ use std::time::Duration;
 
 use monitor::NodeConfig;
 
-use super::{Console, Ground, Guest, SpawnError, start, this_program};
+use super::{Console, Ground, Guest, SpawnError, auto, devices, start, this_program};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
 use crate::process::Command;
-use command_line::Sockets;
+use command_line::{Host, Taps};
 use qmp::Shutdown;
 
 pub use command_line::queue_size;
 
 /// What QEMU writes, under `-d cpu_reset`, when a processor shuts down; without it a triple fault looks like a reboot.
 const TRIPLE_FAULT: &str = "Triple fault";
+
+/// Where the host's kernel moves frames between TAP devices and guests.
+const VHOST: &str = "/dev/vhost-net";
 
 /// How long it takes to read what waits in the QMP socket of a QEMU that has ended.
 const QMP_REST: Duration = Duration::from_millis(200);
@@ -33,6 +37,8 @@ const QMP_REST: Duration = Duration::from_millis(200);
 #[derive(Debug, Clone)]
 pub struct Qemu {
     program: PathBuf,
+    /// On KVM, not emulated.
+    kvm: bool,
 }
 
 impl Qemu {
@@ -41,7 +47,10 @@ impl Qemu {
         let asked = std::env::var_os("HOPYARD_QEMU").filter(|v| !v.is_empty());
         let program = PathBuf::from(asked.unwrap_or_else(|| "qemu-system-x86_64".into()));
         in_path(&program)
-            .map(|program| Self { program })
+            .map(|program| Self {
+                program,
+                kvm: auto::virtualizes(),
+            })
             .ok_or_else(|| {
                 Failure::new(
                     Code::Host,
@@ -69,22 +78,37 @@ impl Qemu {
                 })
         };
         // QEMU gets them open: it needs no folder to write to.
-        let sockets = [listen(&qmp_socket)?, listen(&config.agent_socket)?];
-        let arguments = command_line::build(config, Sockets { qmp: 3, agent: 4 });
-        let command = match ground
-            .isolation
-            .qemu_plan(&self.program, config, &ground.ports)
-        {
-            None => Command::new(&self.program).arguments(arguments),
-            Some(plan) => {
-                let plan = serde_json::to_string(&plan).unwrap_or_default();
-                Command::new(&this_program()?)
-                    .arguments(["enter", &plan, "--"])
-                    .arguments([&self.program])
-                    .arguments(arguments)
-            }
+        let mut descriptors = vec![listen(&qmp_socket)?, listen(&config.agent_socket)?];
+        let taps = match ground.fabric {
+            None => None,
+            Some(fabric) => Some(open_taps(config, fabric)?),
         };
-        let command = command.with_stdin().descriptors(sockets);
+        let host = Host {
+            kvm: self.kvm,
+            qmp: 3,
+            agent: 4,
+            taps: taps.as_ref().map(|taps| Taps {
+                first: 5,
+                vhost: taps.vhost,
+            }),
+        };
+        descriptors.extend(taps.into_iter().flat_map(|taps| taps.descriptors));
+        let arguments = command_line::build(config, &host);
+        let command =
+            match ground
+                .isolation
+                .qemu_plan(&self.program, self.kvm, config, &ground.ports)
+            {
+                None => Command::new(&self.program).arguments(arguments),
+                Some(plan) => {
+                    let plan = serde_json::to_string(&plan).unwrap_or_default();
+                    Command::new(&this_program()?)
+                        .arguments(["enter", &plan, "--"])
+                        .arguments([&self.program])
+                        .arguments(arguments)
+                }
+            };
+        let command = command.with_stdin().descriptors(descriptors);
         let mut child = start(
             command,
             &self.program,
@@ -113,6 +137,40 @@ impl Qemu {
         });
         Ok(Guest::attend(child, console, story, last_words, |_| None))
     }
+}
+
+/// TAP devices that QEMU gets open.
+struct OpenTaps {
+    /// In the order of the NICs, each followed by vhost's if there is one.
+    descriptors: Vec<OwnedFd>,
+    /// Frames are moved by the host's kernel (vhost-net), not by QEMU.
+    vhost: bool,
+}
+
+/// Opens what leads to the NICs in the network namespace of `fabric`.
+fn open_taps(config: &NodeConfig, fabric: u32) -> Result<OpenTaps, SpawnError> {
+    let vhost = Path::new(VHOST);
+    let mut taps = OpenTaps {
+        descriptors: Vec::new(),
+        vhost: vhost.exists(),
+    };
+    for nic in &config.nics {
+        let device = devices::of(nic);
+        let tap = devices::open_tap(&device, fabric).map_err(|error| SpawnError {
+            program: device.into(),
+            error,
+        })?;
+        taps.descriptors.push(tap);
+        if taps.vhost {
+            let file = File::options().read(true).write(true).open(vhost);
+            let file = file.map_err(|error| SpawnError {
+                program: vhost.to_owned(),
+                error,
+            })?;
+            taps.descriptors.push(file.into());
+        }
+    }
+    Ok(taps)
 }
 
 /// How the guest ended, from QEMU's word, the last panic on the serial port and the processor log.

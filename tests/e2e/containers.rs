@@ -5,10 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
-use tests::World;
 use tests::lab::kill;
 use tests::process::eventually;
 use tests::world::config;
+use tests::{Engine, World};
 
 const SOON: Duration = Duration::from_mins(1);
 
@@ -86,6 +86,10 @@ pub fn what_they_are(world: &World) -> Result<()> {
 
 /// Two virtual machines and two containers on one switch.
 pub fn beside_machines(world: &World) -> Result<()> {
+    let machine = match world.engine() {
+        Engine::Kvm => "kvm",
+        Engine::Qemu | Engine::Container => "qemu",
+    };
     let node = |n: u32, engine: &str| {
         format!(
             r#"{{"kind": "host", "engine": "{engine}", "interfaces": {{"eth0": {{"addresses": ["10.0.0.{n}/24"]}}}}}}"#
@@ -97,14 +101,14 @@ pub fn beside_machines(world: &World) -> Result<()> {
             r#"{{"nodes": {{"v1": {}, "v2": {}, "c1": {}, "c2": {}, "s": {{"kind": "switch"}}}},
                 "links": [{{"endpoints": ["v1:eth0", "s"]}}, {{"endpoints": ["v2:eth0", "s"]}},
                     {{"endpoints": ["c1:eth0", "s"], "delay": "2ms"}}, {{"endpoints": ["c2:eth0", "s"], "rate": "50Mbit"}}]}}"#,
-            node(1, "qemu"),
-            node(2, "qemu"),
+            node(1, machine),
+            node(2, machine),
             node(3, "container"),
             node(4, "container")
         ),
     )?;
     let lab = world.launch(&file)?;
-    for (node, engine) in [("v1", "qemu"), ("c2", "container")] {
+    for (node, engine) in [("v1", machine), ("c2", "container")] {
         ensure!(lab.node(node)?["engine"] == engine);
     }
     lab.ping_all_pairs()?;
@@ -233,36 +237,106 @@ pub fn kernel_fabric(world: &World) -> Result<()> {
     world.expect_nothing_left()
 }
 
-/// `vmm bench table1`, as short as can be: every figure is there, in all its files, and nothing stays.
+/// `vmm bench`, as short as can be: every figure is there, in all its files, and nothing stays.
 pub fn measured(world: &World) -> Result<()> {
+    let table1 = bench(world, &["table1", "--engine", "container"])?;
+    ensure!(table1.figures.len() == 12 && table1.csv.lines().count() == 1 + 12);
+
+    let veth = "container,container-veth";
+    let hops = bench(world, &["hops", "--most", "1", "--engine", veth])?;
+    // Two subjects, four quantities.
+    ensure!(hops.figures.len() == 2 * 4, "{}", hops.said);
+    ensure!(
+        hops.said.contains("container : container-veth"),
+        "{}",
+        hops.said
+    );
+
+    let scale = bench(world, &["scale", "--most", "2", "--engine", veth])?;
+    ensure!(scale.figures.len() == 2 * 3, "{}", scale.said);
+
+    for name in ["table1-ping", "hops-tcp", "scale-launch"] {
+        let picture = std::fs::read_to_string(world.path("figures").join(format!("{name}.svg")))?;
+        ensure!(picture.contains("<circle"), "{name}: {picture}");
+    }
+    let page = std::fs::read_to_string(world.path("figures").join("report.html"))?;
+    for part in ["id=\"hops\"", "id=\"scale\"", "id=\"table1\"", "<svg"] {
+        ensure!(page.contains(part), "{part}");
+    }
+    ensure!(
+        !page.contains("http-equiv") && !page.contains("src="),
+        "it needs nothing else"
+    );
+    let tried = world.vmm(&["bench", "hops", "--most", "0"])?;
+    tried.expect_code(2)?;
+    world.expect_nothing_left()
+}
+
+/// Where KVM works: what a packet costs a virtual machine of each kind, and what links deliver of what the kernel and the switch are asked for.
+pub fn compared(world: &World) -> Result<()> {
+    let exits = bench(world, &["exits", "--engine", "kvm,qemu,qemu-tap"])?;
+    for subject in ["kvm", "qemu", "qemu-tap"] {
+        for quantity in ["exits per packet", "interrupts per packet"] {
+            let figure = exits.figure(quantity, "TCP", subject)?;
+            ensure!(figure > 0.0, "{subject}, {quantity}: {figure}");
+        }
+    }
+    // One copy on an unshaped link, whoever runs the machines.
+    for subject in ["kvm", "qemu"] {
+        let copies = exits.figure("copies in the switch per packet", "TCP", subject)?;
+        ensure!((copies - 1.0).abs() < 0.01, "{subject}: {copies} copies");
+    }
+    let fidelity = bench(world, &["fidelity", "--engine", "container,container-veth"])?;
+    for subject in ["container", "container-veth"] {
+        for ms in [1.0, 5.0, 20.0, 100.0] {
+            let label = format!("{ms}ms");
+            let time = fidelity.figure("round trip of a delay each way", &label, subject)?;
+            // Nothing arrives early; how late it is is the machine's.
+            ensure!(
+                time >= 2.0 * ms,
+                "{subject}: {time} ms over {ms} ms each way"
+            );
+        }
+        let lost = fidelity.figure("echo requests without an answer", "20%", subject)?;
+        // 36 % of a thousand, five standard deviations off.
+        ensure!((28.0..44.0).contains(&lost), "{subject}: {lost} % lost");
+    }
+    println!("{}\n{}", exits.said, fidelity.said);
+    world.expect_nothing_left()
+}
+
+struct Benched {
+    said: String,
+    csv: String,
+    figures: Vec<Value>,
+}
+
+/// Runs a benchmark once, a second for each transfer, and checks that its files say what it has printed.
+fn bench(world: &World, arguments: &[&str]) -> Result<Benched> {
     let folder = world.path("figures");
     let out = folder.to_str().context("a path")?;
+    let how = ["--repeat", "1", "--seconds", "1", "--out", out];
     let said = world
-        .vmm(&[
-            "bench",
-            "table1",
-            "--engine",
-            "container",
-            "--repeat",
-            "1",
-            "--seconds",
-            "1",
-            "--out",
-            out,
-        ])?
-        .success()?;
-    let read = |name: &str| std::fs::read_to_string(folder.join(name));
-    ensure!(said.stdout == read("table1.md")?, "{said}");
-    let rows = said
-        .stdout
-        .lines()
-        .filter(|line| line.contains(" | direct | ") || line.contains(" hop"));
-    ensure!(rows.count() == 9, "{said}");
-    ensure!(read("table1.csv")?.lines().count() == 1 + 12);
-    let table: Value = serde_json::from_str(&read("table1.json")?)?;
-    for figure in table["figures"].as_array().context("figures")? {
-        ensure!(figure["median"].as_f64() > Some(0.0), "{figure}");
+        .vmm(&[&["bench"], arguments, &how].concat())?
+        .success()?
+        .stdout;
+    let name = arguments.first().context("a benchmark")?;
+    let read = |ending: &str| std::fs::read_to_string(folder.join(format!("{name}.{ending}")));
+    ensure!(said == read("md")?, "{said}");
+    let json: Value = serde_json::from_str(&read("json")?)?;
+    Ok(Benched {
+        said,
+        csv: read("csv")?,
+        figures: json["figures"].as_array().context("figures")?.clone(),
+    })
+}
+
+impl Benched {
+    fn figure(&self, quantity: &str, at: &str, subject: &str) -> Result<f64> {
+        let figure = self.figures.iter().find(|figure| {
+            figure["quantity"] == quantity && figure["label"] == at && figure["subject"] == subject
+        });
+        let value = figure.and_then(|figure| figure["values"][0].as_f64());
+        value.with_context(|| format!("{quantity}, {at}, {subject}: {}", self.said))
     }
-    println!("{}", said.stdout);
-    world.expect_nothing_left()
 }

@@ -90,6 +90,8 @@ const KVM_ONLY: &[(&str, Run)] = &[
     ("measure::iperf", measure::iperf),
     ("measure::overhead", measure::overhead),
     ("measure::boot_time", measure::boot_time),
+    ("containers::beside_machines", containers::beside_machines),
+    ("containers::compared", containers::compared),
 ];
 
 /// What containers are to do as machines do, and what is theirs alone.

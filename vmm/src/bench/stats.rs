@@ -1,7 +1,7 @@
 //! What repetitions say together.
 
 /// The middle of some repetitions, and how far they are apart.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Summary {
     /// The median.
     pub median: f64,
@@ -39,9 +39,26 @@ impl Summary {
     }
 }
 
+/// A figure with three digits that matter.
+pub fn digits(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let magnitude = value.abs().max(1e-9).log10().floor();
+    // From 100 on whole numbers; `as` is exact for so few digits.
+    let decimals = (2.0 - magnitude).clamp(0.0, 6.0) as usize;
+    format!("{value:.decimals$}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn three_digits() {
+        let texts = [0.0, 0.001_234, 0.5, 9.419, 94.15, 12_345.6].map(digits);
+        assert_eq!(texts, ["0", "0.00123", "0.500", "9.42", "94.2", "12346"]);
+    }
 
     #[test]
     fn the_middle_and_the_ends() {

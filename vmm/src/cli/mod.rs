@@ -37,7 +37,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::failure::{Code, Failure};
 use crate::lab::janitor;
-pub use ls::engine as engine_name;
 
 const EXIT_STATUS: &str = "\
 Exit status:

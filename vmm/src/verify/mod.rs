@@ -55,7 +55,7 @@ pub struct Measured {
     /// Whether the check holds.
     holds: bool,
     /// For people.
-    detail: String,
+    pub detail: String,
     /// For programs.
     pub values: Map<String, Value>,
 }

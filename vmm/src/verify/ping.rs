@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
-use topology::model::Ping;
+use topology::model::{Ping, Target};
 
 use super::Measured;
 use super::measure::{milliseconds, run, words};
@@ -15,15 +15,30 @@ use crate::sanitize;
 const INTERVAL: Duration = Duration::from_millis(200);
 
 pub async fn measure(client: &Client, check: &Ping) -> Result<Measured, String> {
-    let (count, address) = (check.count.to_string(), check.to.address.to_string());
-    let argv = ["ping", "-n", "-c", &count, "-i", "0.2", "-W", "2", &address];
-    let out = run(client, &check.from, &argv, INTERVAL * check.count).await?;
-    let answers = answers(&sanitize::lossy(&out.stdout));
+    let (from, to) = (&check.from, &check.to);
+    let (answers, said) = ask(client, from, to, check.count, INTERVAL).await?;
     let mut measured = judge(check, &answers);
-    if answers.is_empty() && !out.stderr.is_empty() {
-        measured.detail = format!("{} ({})", measured.detail, words(&out.stderr));
+    if answers.is_empty() && !said.is_empty() {
+        measured.detail = format!("{} ({said})", measured.detail);
     }
     Ok(measured)
+}
+
+/// Sends `count` echo requests; the round trip of each that was answered, in ms, and what ping complained of.
+pub async fn ask(
+    client: &Client,
+    from: &str,
+    to: &Target,
+    count: u32,
+    interval: Duration,
+) -> Result<(Vec<f64>, String), String> {
+    let (each, address) = (interval.as_secs_f64().to_string(), to.address.to_string());
+    let number = count.to_string();
+    let argv = [
+        "ping", "-n", "-c", &number, "-i", &each, "-W", "2", &address,
+    ];
+    let out = run(client, from, &argv, interval * count).await?;
+    Ok((answers(&sanitize::lossy(&out.stdout)), words(&out.stderr)))
 }
 
 /// The round trip of each request that was answered, in ms: of the first answer, if there are several.
@@ -43,7 +58,8 @@ fn answers(printed: &str) -> Vec<f64> {
     answers.into_values().collect()
 }
 
-fn median(values: &[f64]) -> Option<f64> {
+/// `None` if there are none.
+pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len().checked_sub(1)? / 2;
@@ -91,7 +107,6 @@ fn judge(check: &Ping, answers: &[f64]) -> Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use topology::model::Target;
 
     const PRINTED: &str = "PING 10.0.0.2 (10.0.0.2) 56(84) bytes of data.
 64 bytes from 10.0.0.2: icmp_seq=1 ttl=64 time=40.1 ms

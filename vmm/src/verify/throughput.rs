@@ -1,5 +1,7 @@
 //! TCP's throughput, by iperf3 at both ends.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::json;
 use topology::model::Throughput;
@@ -37,7 +39,7 @@ pub async fn measure(client: &Client, check: &Throughput) -> Result<Measured, St
             }
         }
     };
-    tokio::time::timeout(std::time::Duration::from_mins(1), listening)
+    tokio::time::timeout(Duration::from_mins(1), listening)
         .await
         .map_err(|_| format!("iperf3 in node {receiver} does not listen"))??;
 
@@ -125,7 +127,7 @@ mod tests {
             },
             min: Some(90_000_000),
             max: Some(100_000_000),
-            time: std::time::Duration::from_secs(5),
+            time: Duration::from_secs(5),
         };
         let report = br#"{"start": {}, "end": {"sum_sent": {"bits_per_second": 2e9}, "sum_received": {"bits_per_second": 94100000.5}}}"#;
         let measured = judge(&check, report, b"").unwrap();

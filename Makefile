@@ -17,13 +17,17 @@ TO := 10.0.4.2
 HOPS := 10.0.3.1 10.0.2.1 10.0.1.1 10.0.4.2
 ENGINE := auto
 
+# bench: the folder for what is found.
+FIGURES := $(target)/figures
+
 # bench-scale: how many nodes, lab after lab, and the memory of the nested host.
 NODES := 1,10,25,50
 NESTED_MEMORY := 8G
 
-# fuzz: how long each target runs.
+# fuzz: how long each target runs, and how many inputs at most; 0 seconds: as long as that takes, -1: no matter how many.
 FUZZ_SECONDS := 60
-FUZZ_TARGETS := ring chain messages topology_file
+FUZZ_RUNS := -1
+FUZZ_TARGETS := ring chain messages agent_protocol topology_file
 
 .PHONY: help
 help: ## List the commands
@@ -62,15 +66,32 @@ launch: build image ## Launch the network of the IMUNES paper and show a tracero
 .PHONY: build
 build: ## Build the release programs vmm and vswitch
 	@.ci/setup build
-	cargo build --release --locked -p vmm -p vswitch
+	# What each program is made of is in it: `cargo audit bin` and others read that.
+	cargo auditable build --release --locked -p vmm -p vswitch
 
 .PHONY: image
 image: ## Build the guest image (kernel and root file system), if the cache has none of this recipe
 	@.ci/setup build
 	guest-image/build
 
+.PHONY: image-check
+image-check: image ## Build the guest image again, from nothing, and compare: ARGS=--kernel the kernel too, which takes minutes
+	guest-image/check $(ARGS)
+
+.PHONY: sbom
+sbom: build image ## Write what the programs and the guest image are made of (CycloneDX) to target/sbom
+	@.ci/setup sbom
+	mkdir -p $(target)/sbom
+	for program in vmm vswitch; do
+	    readelf -S --wide $(target)/release/$$program | grep -q '[.]dep-v0' || { echo "make sbom: $$program does not say what is in it" >&2; exit 1; }
+	    cargo cyclonedx --quiet --format json --manifest-path $$program/Cargo.toml --describe binaries --target x86_64-unknown-linux-gnu
+	    mv $$program/$${program}_bin.cdx.json $(target)/sbom/$$program.cdx.json
+	done
+	guest-image/sbom >$(target)/sbom/guest-image.cdx.json
+	ls -l $(target)/sbom
+
 .PHONY: test
-test: lint image ## Check and test everything, with real guests under QEMU and under KVM in a nested host
+test: lint image image-check ## Check and test everything, with real guests under QEMU and under KVM in a nested host
 	@.ci/setup test
 	log=$$(mktemp)
 	trap 'rm -f "$$log"' EXIT
@@ -94,7 +115,7 @@ fuzz: ## Fuzz what hostile guests, front-ends and files can reach, each target f
 	    mkdir -p "$$found"
 	    log=$$(mktemp)
 	    cargo fuzz run --features libfuzzer "$$name" "$$found" "fuzz/corpus/$$name" -- \
-	        -max_total_time=$(FUZZ_SECONDS) -timeout=60 -max_len=2048 >"$$log" 2>&1 || {
+	        -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) -timeout=60 -max_len=2048 >"$$log" 2>&1 || {
 	        tail -n 60 "$$log"
 	        rm "$$log"
 	        echo "make fuzz: $$name failed; the input is in fuzz/artifacts/$$name" >&2
@@ -103,6 +124,10 @@ fuzz: ## Fuzz what hostile guests, front-ends and files can reach, each target f
 	    grep -a '^Done' "$$log"
 	    rm "$$log"
 	done
+
+.PHONY: fuzz-long
+fuzz-long: ## The same for hours, each target until it has run FUZZ_RUNS (1000000000) inputs
+	@$(MAKE) fuzz FUZZ_SECONDS=0 FUZZ_RUNS=1000000000
 
 .PHONY: lint
 lint: ## Check formatting, lints, licences and advisories
@@ -121,6 +146,11 @@ bench-switch: ## Measure the switch beside Open vSwitch, DPDK and a plain back-e
 	@.ci/setup bench
 	cargo build --release --locked -p vswitch -p oracle -p bench
 	$(target)/release/bench-switch --vswitch $(target)/release/vswitch --oracle $(target)/release/oracle --json $(target)/bench-switch.json $(ARGS)
+
+.PHONY: bench
+bench: build image ## Measure engines side by side, with plots and a page in FIGURES
+	@.ci/setup test
+	$(vmm) bench all --out $(FIGURES) $(ARGS)
 
 .PHONY: bench-scale
 bench-scale: build image ## Measure what a node costs, lab after lab of NODES; in the nested KVM host where this machine has no KVM

@@ -258,6 +258,101 @@ fn tcp_between_interfaces() {
     assert!(d.in_bytes <= d.in_frames * 1514, "{d:?}");
 }
 
+/// Between TAP devices superframes stay whole, over IPv4 and IPv6, as long as nothing on the link has to see segments; to an interface
+/// they are cut.
+#[test]
+fn superframes_of_tap_devices() {
+    if !available() {
+        return;
+    }
+    let (here, left, right, far) = (
+        Namespace::new(),
+        Namespace::new(),
+        Namespace::new(),
+        Namespace::new(),
+    );
+    here.enter();
+    here.ip("link add i0 type veth peer name i1");
+    here.ip("link set i0 up");
+    here.ip(&format!("link set i1 netns {}", far.name()));
+    let mut lab = Lab::default();
+    let ends = ["l", "r", "t"].map(|name| lab.external(name, tap(&format!("hop-{name}"))));
+    let i = lab.external("i", interface("i0"));
+    lab.link(ends[0], ends[1], &Direction::default(), Completion::Network);
+    lab.link(ends[2], i, &Direction::default(), Completion::Network);
+    let lab = lab.run();
+    let on = "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0";
+    for side in [&left, &right, &far] {
+        side.run(on);
+    }
+    for (side, device, addresses) in [
+        (&left, "hop-l", ["10.9.0.1/24", "fd09::1/64", "10.8.0.1/24"]),
+        (
+            &right,
+            "hop-r",
+            ["10.9.0.2/24", "fd09::2/64", "10.7.0.1/24"],
+        ),
+        (&left, "hop-t", ["10.6.0.1/24", "fd06::1/64", "10.5.0.1/24"]),
+        (&far, "i1", ["10.6.0.2/24", "fd06::2/64", "10.5.0.2/24"]),
+    ] {
+        if device != "i1" {
+            here.ip(&format!("link set {device} netns {}", side.name()));
+        }
+        for address in addresses {
+            side.ip(&format!("addr add {address} dev {device} nodad"));
+        }
+        side.ip(&format!("link set {device} up"));
+    }
+    let frames = |of: &Namespace, device: &str| -> u64 {
+        let said = of.run("cat /proc/net/dev");
+        let line = said
+            .lines()
+            .find(|line| line.trim().starts_with(&format!("{device}:")));
+        line.unwrap()
+            .split_whitespace()
+            .nth(2)
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    let whole = |d: &vswitch::stats::DirectionStats| {
+        // What a kernel says when its interface comes up may find the other still down.
+        assert_eq!(d.drops.total(), d.drops.disconnected, "{d:?}");
+        d.out_frames
+    };
+    for address in ["10.9.0.2", "fd09::2"] {
+        for options in ["-t 1", "-t 1 -R"] {
+            let (to, device, from, name) = match options {
+                "-t 1" => (&right, "hop-r", "l", "r"),
+                _ => (&left, "hop-l", "r", "l"),
+            };
+            let before = (frames(to, device), whole(&lab.direction(from, name)));
+            assert!(tcp(&left, &right, address, options) > 0.0);
+            let after = (frames(to, device), whole(&lab.direction(from, name)));
+            let (received, segments) = (after.0 - before.0, after.1 - before.1);
+            assert!(
+                segments > 4 * received,
+                "{address} {options}: {segments} segments in {received} frames"
+            );
+        }
+    }
+    for address in ["10.6.0.2", "fd06::2"] {
+        for options in ["-t 1", "-t 1 -R"] {
+            let before = lab.direction("t", "i");
+            assert!(tcp(&left, &far, address, options) > 0.0);
+            let after = lab.direction("t", "i");
+            let (bytes, count) = (
+                after.out_bytes - before.out_bytes,
+                after.out_frames - before.out_frames,
+            );
+            assert!(bytes <= count * 1514, "{address} {options}: {after:?}");
+        }
+    }
+    for name in ["l", "r", "t", "i"] {
+        assert_eq!(external(&lab, name).malformed, 0, "{name}");
+    }
+}
+
 fn vxlan(vni: u32, remote: &str, local: &str) -> External {
     let address = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 4789);
     External::Vxlan {

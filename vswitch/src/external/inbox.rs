@@ -143,17 +143,17 @@ impl Inbox {
         Ok(count)
     }
 
-    /// Reads frame after frame from a character device, until it has no more or no buffer is left.
-    pub(super) fn reads(&mut self, device: BorrowedFd<'_>) -> Result<usize, Errno> {
+    /// Reads frame after frame from a character device, each behind `prefix` bytes, until it has no more or no buffer is left.
+    pub(super) fn reads(&mut self, device: BorrowedFd<'_>, prefix: usize) -> Result<usize, Errno> {
         for n in 0..self.first.len() {
-            let pieces = self.pieces(n, 0);
+            let pieces = self.pieces(n, prefix);
             // SAFETY: the pieces are an array of this inbox and a buffer offered, live by the contract of `offer`, each with its length.
             let result = unsafe { libc::readv(device.as_raw_fd(), pieces.as_ptr(), 3) };
             match check(result as i64) {
                 Ok(len) => {
                     self.received[n] = Received {
-                        len,
-                        truncated: len >= LARGE,
+                        len: len.saturating_sub(prefix),
+                        truncated: len >= LARGE + prefix || len < prefix,
                         control: 0,
                     };
                 }

@@ -24,6 +24,7 @@ pub use offload::{Incomplete, segments};
 pub use outbox::{MAX_PIECES, Outbox};
 
 use crate::l2::HEAD_BYTES;
+use crate::net_header::{Layout, Request};
 use packet::Packet;
 use tap::Tap;
 use vxlan::Vxlan;
@@ -75,10 +76,21 @@ pub enum Arrival {
         /// Its outermost tag, which the kernel has taken out.
         tag: Option<[u8; 4]>,
         /// What its sender left to whoever carries it.
-        incomplete: Option<Incomplete>,
+        left: Left,
     },
     /// Not for this port, or cut off.
     Other,
+}
+
+/// What is left to do to a frame that was received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// Nothing.
+    Nothing,
+    /// This, before it enters the lab.
+    Complete(Incomplete),
+    /// This, which the lab's machines can take as it is; not yet compared with the frame.
+    Asked(Request),
 }
 
 /// An open device.
@@ -126,7 +138,7 @@ impl Device {
     /// What the `n`-th frame received last is.
     pub fn arrival(&self, inbox: &Inbox, n: usize) -> Arrival {
         match self {
-            Self::Tap(_) => tap::arrival(inbox, n),
+            Self::Tap(tap) => tap.arrival(inbox, n),
             Self::Packet(_) => packet::arrival(inbox, n),
             Self::Vxlan(vxlan) => vxlan.arrival(inbox, n),
         }
@@ -141,7 +153,15 @@ impl Device {
         }
     }
 
-    /// What stands before each frame that is sent.
+    /// What the header before each frame that is sent is like, if it says what is left to do to the frame.
+    pub fn layout(&self) -> Option<Layout> {
+        match self {
+            Self::Tap(tap) => Some(tap.layout()),
+            Self::Packet(_) | Self::Vxlan(_) => None,
+        }
+    }
+
+    /// What stands before each frame that is sent, if it has no such header.
     pub fn prefix(&self) -> &[u8] {
         match self {
             Self::Tap(_) => &[],

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::netdev::Netdev;
-use super::{Arrival, Inbox, Incomplete, OpenError, Outbox, check, enlarge};
+use super::{Arrival, Inbox, Incomplete, Left, OpenError, Outbox, check, enlarge};
 
 /// A virtio-net header that asks for nothing: what is sent is complete.
 pub(super) const PREFIX: &[u8] = &[0; VNET_HEADER];
@@ -113,7 +113,7 @@ pub(super) fn arrival(inbox: &Inbox, n: usize) -> Arrival {
     Arrival::Frame {
         len: received.len,
         tag: tag(inbox, n),
-        incomplete: Incomplete::from_header(inbox.prefix(n)),
+        left: Incomplete::from_header(inbox.prefix(n)).map_or(Left::Nothing, Left::Complete),
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
-use super::{Arrival, Inbox, OpenError, Outbox, check, enlarge};
+use super::{Arrival, Inbox, Left, OpenError, Outbox, check, enlarge};
 
 const HEADER: usize = 8;
 /// The VNI is valid.
@@ -97,7 +97,7 @@ impl Vxlan {
         Arrival::Frame {
             len: received.len,
             tag: None,
-            incomplete: None,
+            left: Left::Nothing,
         }
     }
 }

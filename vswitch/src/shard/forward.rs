@@ -209,10 +209,15 @@ impl Engine {
     }
 
     /// Whether a lane tells a superframe from its segments: by the time they take, by what may happen to each, because somebody looks at
-    /// them or they leave the lab, or because the receiver's buffers are needed before it arrives and the receiver takes none whole.
+    /// them or they leave the lab by a device that takes none whole, or because the receiver's buffers are needed before it arrives and the receiver takes none whole.
     fn must_cut(&self, lane: usize, info: &Info) -> bool {
         let l = &self.lanes[lane];
-        if l.tapped != Points::default() || matches!(l.sink, Sink::External(_)) {
+        if l.tapped != Points::default() {
+            return true;
+        }
+        if let Sink::External(external) = l.sink
+            && !self.exports_whole(external, info)
+        {
             return true;
         }
         match l.shaper.path() {
@@ -343,6 +348,13 @@ impl Engine {
                         false
                     }
                 }
+            }
+            Sink::External(external)
+                if info.superframe().is_some() && !self.exports_whole(external, &info) =>
+            {
+                // Its device is another one than when it set out.
+                self.drop(lane, info, place, Drop::TooBig);
+                false
             }
             Sink::External(external) => {
                 let exported = self.export(lane, external, info, place);

@@ -14,10 +14,12 @@ use crate::classify::{self, Class, classify};
 use crate::clock::Time;
 use crate::config::{ShardPort, Sink};
 use crate::counters::{Drop, PortCounters};
-use crate::external::{Arrival, BATCH, Device, Inbox, Incomplete, MAX_PIECES, Outbox, segments};
+use crate::external::{
+    Arrival, BATCH, Device, Inbox, Incomplete, Left, MAX_PIECES, Outbox, segments,
+};
 use crate::frame::{self, Info, Place};
 use crate::l2::{HEAD_BYTES, Head, Tag};
-use crate::offload::Offload;
+use crate::offload::{MAX_HEADERS, Offload};
 use crate::ring::Content;
 
 /// The external nodes of a shard.
@@ -191,7 +193,14 @@ impl Engine {
         self.outside.externals[external].counters.malformed.add(1);
     }
 
-    /// Lets what was received into the lab, complete and as single frames. `slot` has its start, `inbox` the rest.
+    /// Whether the device of an external node takes a superframe as it is.
+    pub(super) fn exports_whole(&self, external: usize, info: &Info) -> bool {
+        let device = self.outside.externals[external].device.as_ref();
+        let layout = device.and_then(|device| device.layout());
+        layout.is_some_and(|layout| layout.takes_whole(&info.offload))
+    }
+
+    /// Lets what was received into the lab; what the lab's machines do not take as it is, complete and as single frames. `slot` has its start, `inbox` the rest.
     fn arrival(
         &mut self,
         external: usize,
@@ -200,14 +209,22 @@ impl Engine {
         (inbox, n): (&mut Inbox, usize),
         now: Time,
     ) {
-        let Arrival::Frame {
-            len,
-            tag,
-            incomplete,
-        } = arrival
-        else {
+        let Arrival::Frame { len, tag, left } = arrival else {
             self.malformed(external);
             return self.pool.release(slot);
+        };
+        let (incomplete, offload) = match left {
+            Left::Nothing => (None, Offload::default()),
+            Left::Complete(incomplete) => (Some(incomplete), Offload::default()),
+            Left::Asked(request) => {
+                let head = self.pool.bytes_mut(slot);
+                let head = &head[..len.min(MAX_HEADERS).min(head.len())];
+                let Ok(offload) = Offload::check(&request, len as u32, head) else {
+                    self.malformed(external);
+                    return self.pool.release(slot);
+                };
+                (None, offload)
+            }
         };
         let is_superframe = incomplete.as_ref().is_some_and(Incomplete::is_superframe);
         if len <= KEPT && !is_superframe {
@@ -217,7 +234,7 @@ impl Engine {
                 self.malformed(external);
                 self.pool.release(slot);
             } else {
-                self.import(external, slot, tag, now);
+                self.import(external, slot, tag, offload, now);
             };
         }
         let whole = inbox.large(n, self.pool.bytes_mut(slot), len);
@@ -230,7 +247,7 @@ impl Engine {
                 };
                 let len = headers.len() + payload.len();
                 match self.pool.store(len, fill) {
-                    Some(slot) => self.import(external, slot, tag, now),
+                    Some(slot) => self.import(external, slot, tag, offload, now),
                     None => self.no_memory(external, len),
                 }
             }),
@@ -241,7 +258,7 @@ impl Engine {
                     done = todo.map_or(Ok(()), |todo| todo.complete(bytes));
                 };
                 match (self.pool.store(len, fill), done) {
-                    (Some(slot), Ok(())) => self.import(external, slot, tag, now),
+                    (Some(slot), Ok(())) => self.import(external, slot, tag, offload, now),
                     (Some(slot), Err(_)) => self.pool.release(slot),
                     (None, _) => self.no_memory(external, len),
                 }
@@ -271,7 +288,14 @@ impl Engine {
     }
 
     /// Sends a frame that has come from outside on its way.
-    fn import(&mut self, external: usize, slot: Slot, tag: Option<Tag>, now: Time) {
+    fn import(
+        &mut self,
+        external: usize,
+        slot: Slot,
+        tag: Option<Tag>,
+        offload: Offload,
+        now: Time,
+    ) {
         let bytes = self.pool.bytes_mut(slot);
         let stored = bytes.len() as u32;
         if !(frame::MIN_LEN..=frame::MAX_LEN).contains(&stored) {
@@ -303,7 +327,7 @@ impl Engine {
         let len = stored + head.map_or(0, |head| head.len() as u32 - head.stored() as u32);
         let info = Info {
             len,
-            offload: Offload::default(),
+            offload,
             segment: None,
             class,
             marked: false,
@@ -324,13 +348,14 @@ impl Engine {
         place: Place,
     ) -> Result<(), Drop> {
         let e = &self.outside.externals[external];
-        if e.device.is_none() {
+        let Some(device) = &e.device else {
             return Err(Drop::Disconnected);
-        }
+        };
+        let layout = device.layout();
         if e.outbox.is_full() {
             self.flush_external(external);
         }
-        // From here on a frame must be complete: its checksum written, no longer than its device takes.
+        // What its device does not take as it is must be complete: its checksum written, cut.
         let pieces = match place {
             Place::Sender(sender) => self.tx[sender.port]
                 .as_ref()
@@ -340,7 +365,9 @@ impl Engine {
             Place::Pool(_) => 1,
             Place::Receiver { .. } | Place::Nowhere => return Err(Drop::Disconnected),
         };
-        let is_complete = info.offload == Offload::default();
+        let is_taken = info.segment.is_none()
+            && layout.is_some_and(|l| l.takes_partial() && l.takes_whole(&info.offload));
+        let is_complete = info.offload == Offload::default() || is_taken;
         let changes = info.marked || info.flipped.is_some() || !is_complete;
         let (place, info) = if changes || pieces > MAX_PIECES {
             let written = Info {
@@ -359,7 +386,15 @@ impl Engine {
             (place, info)
         };
         let e = &mut self.outside.externals[external];
-        let prefix = e.device.as_ref().map_or(&[][..], |device| device.prefix());
+        let header;
+        let prefix = match (layout, &e.device) {
+            (Some(layout), _) => {
+                header = layout.receive(1, &info.offload);
+                &header[..layout.bytes()]
+            }
+            (None, Some(device)) => device.prefix(),
+            (None, None) => &[],
+        };
         let what = (lane, info, place);
         match place {
             Place::Sender(sender) => {

@@ -10,9 +10,10 @@
 //! | the empty root | `root.rs` |
 //! | capabilities, limits, core dumps | `privileges.rs` |
 //! | Landlock: paths, TCP, signals and abstract sockets | `paths.rs` |
-//! | seccomp | `filter.rs`; the tables are where the threads are |
+//! | seccomp | `filter.rs`; the tables are where the threads are; `attempt.rs` tries them |
 #![warn(missing_docs)]
 
+pub mod attempt;
 pub mod filter;
 mod paths;
 mod privileges;

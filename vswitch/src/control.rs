@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use jail::filter::Confine;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, recv};
 use serde::{Deserialize, Serialize};
@@ -135,12 +136,16 @@ pub struct Server {
 
 impl Server {
     /// Answers requests on `socket` for `fabric`.
-    pub fn start<F: Fabric>(socket: Socket, fabric: Arc<F>) -> io::Result<Self> {
+    pub fn start<F: Fabric>(socket: Socket, fabric: Arc<F>, confine: Confine) -> io::Result<Self> {
         let socket = Arc::new(socket);
         let ending = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("control".into()).spawn({
             let (socket, ending) = (Arc::clone(&socket), Arc::clone(&ending));
-            move || accept(&socket, &fabric, &ending)
+            move || {
+                // What it starts for its clients has the same.
+                confine.this_thread();
+                accept(&socket, &fabric, &ending);
+            }
         })?;
         Ok(Self {
             socket,

@@ -15,6 +15,7 @@ pub mod control;
 pub mod counters;
 pub mod event;
 pub mod external;
+pub mod filters;
 pub mod frame;
 pub mod histogram;
 mod inventory;

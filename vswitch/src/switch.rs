@@ -24,12 +24,13 @@ use crate::control::Fabric;
 use crate::counters::ShardCounters;
 use crate::event::{self, Event};
 use crate::external::{Device, OpenError};
+use crate::filters::Filters;
 use crate::inventory::{External, Inventory, Link, Lost, Node};
 use crate::l2;
 use crate::link::Streams;
 use crate::port::{Plug, Policy, Port, PortStatus, Role};
 use crate::rewiring::Slots;
-use crate::shard::{self, Gone, Handle, Message, Notice, Report, Watch, Watchdog};
+use crate::shard::{self, Gone, Handle, Message, Notice, Placement, Report, Watch, Watchdog};
 use crate::socket::SocketError;
 use crate::stats::{DirectionStats, ReadDirection, ShardStats, Stats};
 
@@ -56,6 +57,8 @@ pub struct Options {
     pub captures: Vec<FileRequest>,
     /// How long ago schedules and traces began.
     pub elapsed: Duration,
+    /// The system calls that its threads keep.
+    pub filters: Filters,
 }
 
 /// Where the sockets of ports are.
@@ -135,6 +138,7 @@ pub struct View {
     shards: Vec<Arc<ShardCounters>>,
     handles: Vec<Handle>,
     captures: Registry,
+    filters: Filters,
 }
 
 /// Why a link cannot be changed.
@@ -200,16 +204,27 @@ impl Switch {
             shards: counters.collect(),
             handles: Vec::new(),
             captures: Registry::default(),
+            filters: options.filters.clone(),
         };
         let mut threads = Vec::new();
         let (reports, incoming) = sync_channel(REPORTS);
         let watch = Watch::new(view.shards.iter().cloned());
-        let watchdog = Watchdog::start(Arc::clone(&watch))?;
+        let watchdog = Watchdog::start(Arc::clone(&watch), options.filters.watchdog.clone())?;
         for (number, shard) in plan.shards.into_iter().enumerate() {
-            let cpu = options.cpus.iter().cycle().nth(number).copied();
+            let placement = Placement {
+                cpu: options.cpus.iter().cycle().nth(number).copied(),
+                confine: options.filters.shard.clone(),
+            };
             let (reports, watch) = (reports.clone(), Arc::clone(&watch));
-            let (handle, thread) =
-                shard::spawn(number, shard, topology.timing, origin, cpu, reports, watch)?;
+            let (handle, thread) = shard::spawn(
+                number,
+                shard,
+                topology.timing,
+                origin,
+                placement,
+                reports,
+                watch,
+            )?;
             view.handles.push(handle);
             threads.push(thread);
         }
@@ -225,9 +240,10 @@ impl Switch {
         };
         let view = Arc::clone(&switch.view);
         let reporter = std::thread::Builder::new().name("reports".into());
-        switch
-            .threads
-            .push(reporter.spawn(move || view.report(&incoming))?);
+        switch.threads.push(reporter.spawn(move || {
+            view.filters.reports.this_thread();
+            view.report(&incoming);
+        })?);
         for capture in &options.captures {
             switch.capture(capture)?;
         }
@@ -247,8 +263,10 @@ impl Switch {
             .map_err(|e| StartError::Capture(file.clone(), e))?;
         let out = File::create(file).map_err(|e| StartError::CaptureFile(file.clone(), e))?;
         let path = file.clone();
+        let confine = self.view.filters.capture.clone();
         let thread = std::thread::Builder::new().name("capture".into());
         self.threads.push(thread.spawn(move || {
+            confine.this_thread();
             let pause = |time| {
                 std::thread::sleep(time);
                 Next::Continue

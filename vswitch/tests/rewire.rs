@@ -12,6 +12,7 @@ use common::virtual_lab::VirtualLab;
 use common::{BROADCAST, eventually, frame, mac};
 use proptest::prelude::*;
 use topology::model::Topology;
+use vswitch::filters::Filters;
 use vswitch::port::Policy;
 use vswitch::switch::{Options, RewireError, Sockets, StartError, Switch};
 
@@ -370,6 +371,7 @@ fn start(topology: &Topology, shards: usize) -> Running {
         cpus: Vec::new(),
         policy: Policy::default(),
         captures: Vec::new(),
+        filters: Filters::default(),
     };
     let switch = Switch::start(topology, &options).unwrap();
     Running { switch, dir }
@@ -498,7 +500,12 @@ fn over_the_control_socket() {
     let lab = start(&topology("ab", &[&ab]), 1);
     let path = lab.dir.path().join("control.sock");
     let socket = vswitch::socket::Socket::listen(&path).unwrap();
-    let _server = vswitch::control::Server::start(socket, lab.switch.view()).unwrap();
+    let _server = vswitch::control::Server::start(
+        socket,
+        lab.switch.view(),
+        jail::filter::Confine::default(),
+    )
+    .unwrap();
     let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
     let mut ask = |request: &str| {
         stream.write_all(format!("{request}\n").as_bytes()).unwrap();

@@ -268,7 +268,8 @@ fn a_link_is_changed_by_request() {
     let lab = pair().run();
     let path = lab.dir.path().join("control.sock");
     let socket = Socket::listen(&path).unwrap();
-    let server = Server::start(socket, lab.switch.view()).unwrap();
+    let server =
+        Server::start(socket, lab.switch.view(), jail::filter::Confine::default()).unwrap();
     let stream = UnixStream::connect(&path).unwrap();
     let mut a = Station::new(&lab, "a.eth0", Shape::default());
     let mut b = Station::new(&lab, "b.eth0", Shape::default());

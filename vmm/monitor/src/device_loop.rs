@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
 use crate::error::Error;
-use crate::filters::Confine;
 use crate::warn::warn;
+use jail::filter::Confine;
 
 /// A device as the loop sees it.
 pub type Subscriber = Arc<Mutex<dyn MutEventSubscriber + Send>>;

@@ -3,7 +3,7 @@
 //! `docs/isolation.md` has these tables; a test keeps them current, another makes every call that is not in them.
 
 use jail::call;
-use jail::filter::{Call, Filter, FilterError, THREAD, Table};
+use jail::filter::{Call, Confine, FilterError, THREAD, Table};
 
 // `_IOW(KVMIO, …)` and the like, from linux/kvm.h; the bindings have no ioctl numbers.
 const KVM_RUN: u64 = 0xae80;
@@ -135,27 +135,13 @@ pub struct Filters {
 impl Filters {
     /// Those of a monitor in jail.
     pub fn new() -> Result<Self, FilterError> {
-        let confine = |table: Table| table.compile().map(|filter| Confine(Some(filter)));
+        jail::filter::prepare();
         Ok(Self {
-            main: confine(MAIN)?,
-            vcpu: confine(VCPU)?,
-            devices: confine(DEVICES)?,
-            switch: confine(SWITCH)?,
-            orders: confine(ORDERS)?,
+            main: MAIN.confine()?,
+            vcpu: VCPU.confine()?,
+            devices: DEVICES.confine()?,
+            switch: SWITCH.confine()?,
+            orders: ORDERS.confine()?,
         })
-    }
-}
-
-/// A filter, or none outside of a jail.
-#[derive(Debug, Clone, Default)]
-pub struct Confine(Option<Filter>);
-
-impl Confine {
-    /// Confines the calling thread. If that fails the process ends: it is not to run a guest like that.
-    pub fn this_thread(&self) {
-        if let Some(Err(error)) = self.0.as_ref().map(Filter::apply) {
-            eprintln!("{error}");
-            std::process::exit(1);
-        }
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::config::Order;
 use crate::error::Error;
-use crate::filters::Confine;
 use crate::pci::Bus;
 use crate::pio::Ports;
 use crate::virtio::net::Carrier;
 use crate::warn::warn;
+use jail::filter::Confine;
 
 /// The most bytes an order may have.
 const MAX_ORDER: u64 = 1024;

@@ -3,56 +3,13 @@
 
 use std::ffi::c_long;
 
+use jail::attempt::{end_of, every_other_call};
 use jail::filter::Table;
 use monitor::filters::{DEVICES, MAIN, ORDERS, SWITCH, TABLES, VCPU};
 
-/// Above the last system call of any kernel to come for a while.
-const CALLS: c_long = 600;
-/// `uretprobe` and `uprobe`: the kernel's own, which it lets pass any filter and which do nothing unless it has placed a probe.
-const PROBES: [c_long; 2] = [335, 336];
-
-/// How a process ends that applies the filter and makes a call.
-fn end_of(table: &Table, number: c_long, arguments: [c_long; 3]) -> Result<(), i32> {
-    let filter = table.compile().unwrap();
-    // SAFETY: the copy makes three system calls on memory that it has, and ends without returning.
-    let pid = unsafe { libc::fork() };
-    if pid == 0 {
-        let status = i32::from(filter.apply().is_err());
-        let [a, b, c] = arguments;
-        // SAFETY: of what is allowed none does harm in a process that ends now; the rest does not come about.
-        unsafe { libc::syscall(number, a, b, c, 0, 0, 0) };
-        // SAFETY: ends the process.
-        unsafe { libc::_exit(status) };
-    }
-    assert!(pid > 0);
-    let mut status = 0;
-    // SAFETY: a child of this process that nobody else waits for; the status is written to an integer.
-    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
-    assert_eq!(waited, pid);
-    match (libc::WIFSIGNALED(status), libc::WIFEXITED(status)) {
-        (true, _) => Err(libc::WTERMSIG(status)),
-        (_, true) if libc::WEXITSTATUS(status) == 0 => Ok(()),
-        _ => panic!("{}: the filter was refused: {status:#x}", table.name),
-    }
-}
-
 #[test]
 fn every_call_that_is_not_in_the_table_ends_the_process() {
-    let mut tried = 0;
-    for table in &TABLES {
-        for number in 0..CALLS {
-            if PROBES.contains(&number) || table.all().any(|call| call.number == number) {
-                continue;
-            }
-            assert_eq!(
-                end_of(table, number, [0; 3]),
-                Err(libc::SIGSYS),
-                "{}: call {number}",
-                table.name
-            );
-            tried += 1;
-        }
-    }
+    let tried = every_other_call(&TABLES);
     println!(
         "{tried} forbidden calls were tried in {} kinds of threads: all held",
         TABLES.len()

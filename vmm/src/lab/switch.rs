@@ -102,6 +102,8 @@ impl Switch {
         if let Some(plan) = &setup.jail {
             let plan = serde_json::to_string(plan).unwrap_or_default();
             command = command.arguments(["--jail", &plan]);
+        } else if setup.fabric == Fabric::Vswitch {
+            command = command.arguments(["--unconfined"]);
         }
         let mut process = command.start(|_| Ok(())).map_err(cannot)?;
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use jail::filter::Confine;
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::control;
@@ -34,8 +35,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     signals.thread_block().context("cannot block signals")?;
     let control = Socket::listen(&arguments.control)?;
     let kernel = Kernel::start(&topology, Duration::from_nanos(arguments.elapsed))?;
-    let server =
-        control::Server::start(control, kernel).context("cannot serve the control socket")?;
+    let server = control::Server::start(control, kernel, Confine::default())
+        .context("cannot serve the control socket")?;
     event::tell(&Event::Ready);
     let signal = signals.wait().context("cannot wait for signals")?;
     tracing::info!("ending on {signal}");

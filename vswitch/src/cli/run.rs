@@ -13,6 +13,7 @@ use super::wiring::{Wired, Wiring};
 use crate::capture::FileRequest;
 use crate::control;
 use crate::event::{self, Event};
+use crate::filters::Filters;
 use crate::port::Policy;
 use crate::socket::Socket;
 use crate::switch::{Options, Sockets, Switch};
@@ -58,6 +59,9 @@ pub(super) struct Arguments {
     /// end the switch by shrinking it: only for front-ends you trust.
     #[arg(long)]
     allow_unsealed: bool,
+    /// Keep all system calls: to debug the switch itself, with a backtrace of a panic, say. Otherwise each thread keeps those of its kind.
+    #[arg(long)]
+    unconfined: bool,
     /// The jail to enter once the topology is read and the control socket listens, as JSON.
     #[arg(long, hide = true, value_parser = jail_plan)]
     jail: Option<jail::Plan>,
@@ -129,6 +133,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         },
         captures,
         elapsed: Duration::from_nanos(arguments.elapsed),
+        filters: if arguments.unconfined {
+            Filters::default()
+        } else {
+            Filters::new()?
+        },
     };
     raise_descriptor_limit();
     // Blocked before any thread starts, so that they are delivered to `wait` only.
@@ -144,10 +153,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         jail::enter(plan)?;
     }
     let switch = Switch::start(&topology, &options)?;
-    let server = control.map(|socket| control::Server::start(socket, switch.view()));
+    let server = control.map(|socket| {
+        control::Server::start(socket, switch.view(), options.filters.control.clone())
+    });
     let server = server
         .transpose()
         .context("cannot serve the control socket")?;
+    options.filters.main.this_thread();
     event::tell(&Event::Ready);
     let signal = signals.wait().context("cannot wait for signals")?;
     tracing::info!("ending on {signal}");

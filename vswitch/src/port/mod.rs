@@ -17,6 +17,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jail::filter::Confine;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
 
 pub use role::{Plug, Role};
@@ -110,6 +111,7 @@ impl Port {
         self: &Arc<Self>,
         shard: Handle,
         policy: Policy,
+        confine: Confine,
         go: Receiver<()>,
     ) -> io::Result<JoinHandle<()>> {
         let port = Arc::clone(self);
@@ -118,6 +120,7 @@ impl Port {
             .name(self.plan.name.clone())
             .stack_size(256 << 10);
         thread.spawn(move || {
+            confine.this_thread();
             if go.recv().is_ok() {
                 port.run(&shard, policy);
             }

@@ -23,6 +23,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jail::filter::Confine;
 use rustix::io::Errno;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use topology::model::Timing;
@@ -108,13 +109,22 @@ pub enum Notice {
 /// A notice with the number of its shard.
 pub type Report = (usize, Notice);
 
-/// Starts the thread of shard `number`, on processor `cpu` if one is given. It ends on [`Message::Stop`].
+/// How a shard's thread runs.
+#[derive(Debug, Clone, Default)]
+pub struct Placement {
+    /// On this processor; wherever the system puts it if none is given.
+    pub cpu: Option<usize>,
+    /// With these system calls.
+    pub confine: Confine,
+}
+
+/// Starts the thread of shard `number`. It ends on [`Message::Stop`].
 pub fn spawn(
     number: usize,
     plan: ShardPlan,
     timing: Timing,
     origin: Time,
-    cpu: Option<usize>,
+    placement: Placement,
     reports: SyncSender<Report>,
     watch: Arc<Watch>,
 ) -> io::Result<(Handle, JoinHandle<()>)> {
@@ -139,12 +149,13 @@ pub fn spawn(
     let thread = std::thread::Builder::new()
         .name(format!("shard-{number}"))
         .spawn(move || {
-            if let Some(cpu) = cpu {
+            if let Some(cpu) = placement.cpu {
                 let mut set = CpuSet::new();
                 set.set(cpu);
                 // It was found to be allowed before.
                 let _ = sched_setaffinity(None, &set);
             }
+            placement.confine.this_thread();
             shard.run(&watch.over(number));
         })?;
     Ok((handle, thread))

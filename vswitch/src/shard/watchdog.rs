@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
+use jail::filter::Confine;
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -153,7 +154,7 @@ pub struct Watchdog {
 
 impl Watchdog {
     /// Starts it. It handles `SIGURG` for the whole process.
-    pub fn start(watch: Arc<Watch>) -> io::Result<Self> {
+    pub fn start(watch: Arc<Watch>, confine: Confine) -> io::Result<Self> {
         extern "C" fn nothing(_: i32) {}
         // Without SA_RESTART, so that a call that is interrupted returns.
         let action = SigAction::new(
@@ -165,7 +166,10 @@ impl Watchdog {
         unsafe { sigaction(SIGNAL, &action) }?;
         let thread = std::thread::Builder::new().name("watchdog".into());
         let run = Arc::clone(&watch);
-        let thread = thread.spawn(move || run.run())?;
+        let thread = thread.spawn(move || {
+            confine.this_thread();
+            run.run();
+        })?;
         // Set once, here.
         let _ = watch.watchdog.set(thread.thread().clone());
         Ok(Self {

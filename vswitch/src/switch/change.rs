@@ -183,7 +183,7 @@ impl View {
         let (go, wait) = mpsc::channel();
         let shard = self.handles[port.plan().shard].clone();
         Ok(Waiting {
-            thread: Some(port.spawn(shard, policy, wait)?),
+            thread: Some(port.spawn(shard, policy, self.filters.port.clone(), wait)?),
             port: Arc::clone(port),
             go: Some(go),
         })

@@ -8,6 +8,7 @@ use topology::model::{
     Node, NodeKind, Patch, Role, SwitchNode, Timing, Topology,
 };
 use topology::net::MacAddr;
+use vswitch::filters::Filters;
 use vswitch::port::Policy;
 use vswitch::stats::{DirectionStats, PortStats, Stats};
 use vswitch::switch::{Options, Sockets, Switch, socket_path};
@@ -159,6 +160,7 @@ impl Lab {
             cpus: Vec::new(),
             policy,
             captures: Vec::new(),
+            filters: Filters::default(),
         };
         let switch = Switch::start(&self.topology(), &options).unwrap();
         Running { switch, dir }

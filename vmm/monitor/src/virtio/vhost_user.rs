@@ -22,10 +22,10 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::net::QUEUES;
 use crate::error::Error;
-use crate::filters::Confine;
 use crate::memory::GuestMemory;
 use crate::poll::{descriptor, is};
 use crate::warn::warn;
+use jail::filter::Confine;
 
 /// How long the switch may take to answer when the node starts.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);

@@ -19,6 +19,9 @@ use crate::counters::ShardCounters;
 
 /// How long a shard may be awake without ending a turn; what holds it up ends after twice that.
 const PERIOD: Duration = Duration::from_millis(10);
+/// So many periods after the last in which a shard was awake the watchdog sleeps. To wake it costs the shard that wakes up a system call and,
+/// where there is one processor only, waiting until it has looked: for the first frame after a pause, not for each.
+const LINGER: u32 = 25;
 /// Ignored unless somebody handles it, and used for nothing else here.
 const SIGNAL: Signal = Signal::SIGURG;
 
@@ -115,6 +118,7 @@ impl Watch {
 
     fn run(&self) {
         let mut seen = vec![None; self.watched.len()];
+        let mut quiet = 0;
         while !self.ended.load(Ordering::SeqCst) {
             let mut awake = false;
             for (shard, seen) in self.watched.iter().zip(&mut seen) {
@@ -131,10 +135,12 @@ impl Watch {
                     let _ = pthread_kill(thread, SIGNAL);
                 }
             }
-            if awake {
+            quiet = if awake { 0 } else { quiet + 1 };
+            if quiet < LINGER {
                 std::thread::park_timeout(PERIOD);
                 continue;
             }
+            quiet = 0;
             self.resting.store(true, Ordering::SeqCst);
             let still = |s: &Watched| !s.awake.load(Ordering::SeqCst);
             if self.watched.iter().all(still) && !self.ended.load(Ordering::SeqCst) {

@@ -8,6 +8,7 @@ mod common;
 
 use arbitrary::{Arbitrary, Unstructured};
 
+pub mod agent_protocol;
 pub mod chain;
 pub mod messages;
 pub mod ring;
@@ -28,9 +29,10 @@ fn all<'a, T: Arbitrary<'a>>(bytes: &mut Unstructured<'a>) -> Vec<T> {
 pub type Run = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Run); 4] = [
+pub const TARGETS: [(&str, Run); 5] = [
     ("ring", ring::run),
     ("chain", chain::run),
     ("messages", messages::run),
     ("topology_file", topology_file::run),
+    ("agent_protocol", agent_protocol::run),
 ];

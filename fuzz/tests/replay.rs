@@ -52,6 +52,11 @@ proptest! {
     }
 
     #[test]
+    fn agent_protocol(input in bytes()) {
+        fuzz::agent_protocol::run(&input);
+    }
+
+    #[test]
     fn topology_file(input in "[ -~]{0,200}") {
         fuzz::topology_file::run(input.as_bytes());
     }

@@ -99,7 +99,8 @@ pub fn while_it_runs(world: &World) -> Result<()> {
     ensure!([lab.node_pid("a")?, lab.node_pid("b")?] == pids);
     lab.stop()?;
     let told = events.wait(SOON)?;
-    told.expect_words(&["c is booting", "c is ready", "c is no more"])?;
+    // Its boot may have begun before anybody listened.
+    told.expect_words(&["c is ready", "c is no more"])?;
     Ok(())
 }
 

@@ -14,6 +14,9 @@ use crate::failure::{Code, Failure};
 use crate::session::{self, Said};
 
 /// Unpacks beside the place, and puts it there when all of it has come. The last entry of the stream tells that.
+///
+/// A client that goes away ends the input and then hangs up. The end of the input is enough to stop `tar`, and the signal must not
+/// reach the `rm` that tidies up after it.
 const SCRIPT: &str = r#"
 set -eu
 place=$1 name=$2
@@ -24,9 +27,9 @@ elif [ "${place%/}" != "$place" ]; then
 fi
 folder=$(dirname -- "$place")
 [ -d "$folder" ] || { echo "there is no folder $folder in the node" >&2; exit 1; }
+trap '' HUP INT TERM
 temp=$(mktemp -d "$folder/.vmm-cp.XXXXXX")
 trap 'rm -rf "$temp"' EXIT
-trap 'exit 129' HUP INT TERM
 tar -x -p -o -f - -C "$temp"
 [ -e "$temp/complete" ] || { echo 'the copy broke off' >&2; exit 1; }
 if [ ! -d "$temp/new" ] || [ -L "$temp/new" ]; then

@@ -10,6 +10,7 @@ mod copies;
 mod ends;
 mod escapes;
 mod faults;
+mod guard;
 mod launch;
 mod limits;
 mod measure;
@@ -75,6 +76,7 @@ const LABS: &[(&str, Run)] = &[
 const QEMU_ONLY: &[(&str, Run)] = &[
     ("tutorial::typed", tutorial::typed),
     ("escapes::qemu_and_switch", escapes::qemu_and_switch),
+    ("guard::names", guard::names),
     ("queues::in_the_link", queues::in_the_link),
     ("queues::in_the_guest", queues::in_the_guest),
     (

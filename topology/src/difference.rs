@@ -313,6 +313,7 @@ fn interfaces(old: &[Interface], new: &[Interface]) -> String {
             ("mtu", before.mtu != interface.mtu),
             ("queue-size", before.queue_size != interface.queue_size),
             ("offloads", before.offloads != interface.offloads),
+            ("lock", before.lock != interface.lock),
         ];
         let changed = fields.iter().filter(|(_, differs)| *differs);
         words.extend(changed.map(|(field, _)| format!("{} of {}", field, interface.name)));

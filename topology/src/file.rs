@@ -223,6 +223,21 @@ pub struct Interface {
     pub queue_size: Option<u64>,
     /// Whether the guest may leave checksums and segmentation to others, and take frames whose sender did; default true.
     pub offloads: Option<bool>,
+    /// In whose name the node may send on it: `none` (default) any, `mac` its own MAC address, `address` that and its own `addresses`, by
+    /// ARP, IPv4 and IPv6 only. Other frames are dropped and counted.
+    pub lock: Option<Lock>,
+}
+
+/// In whose name a node may send.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lock {
+    /// In anybody's.
+    None,
+    /// From its own MAC address.
+    Mac,
+    /// From its own MAC address and IP addresses.
+    Address,
 }
 
 /// A static route.

@@ -326,8 +326,22 @@ pub struct Interface {
     pub queue_size: u16,
     /// Checksums and the cutting of superframes may be left to the switch and to the receiver.
     pub offloads: bool,
+    /// In whose name the node may send.
+    pub lock: Lock,
     /// How it is reached, if not through a vhost-user socket. The lab decides that, no file does.
     pub device: Option<Device>,
+}
+
+/// In whose name a machine may send on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Lock {
+    /// In anybody's.
+    #[default]
+    None,
+    /// From the interface's MAC address.
+    Mac,
+    /// From the interface's MAC address and IP addresses; ARP, IPv4 and IPv6 only.
+    Address,
 }
 
 /// A network device of the host that leads to a machine's interface.

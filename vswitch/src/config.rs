@@ -13,6 +13,7 @@ use topology::model::{
 };
 
 use crate::counters::{BridgeCounters, DirectionCounters, PortCounters, ShardCounters};
+use crate::guard::Guard;
 use crate::l2::Bridge;
 use crate::link::{DirectionStreams, Streams};
 
@@ -131,6 +132,8 @@ pub struct ShardPlan {
 pub struct ShardPort {
     /// The direction that leads away from it, if it has a link.
     pub egress: Option<usize>,
+    /// What it may send.
+    pub guard: Guard,
     /// What is counted.
     pub counters: Arc<PortCounters>,
 }
@@ -397,6 +400,7 @@ impl Plan {
                 let counters = Arc::<PortCounters>::default();
                 plan.ports.push(ShardPort {
                     egress: None,
+                    guard: guard(topology, vertex),
                     counters: Arc::clone(&counters),
                 });
                 self.ports.push(PortPlan {
@@ -413,6 +417,7 @@ impl Plan {
                 let counters = Arc::<PortCounters>::default();
                 plan.externals.push(ShardPort {
                     egress: None,
+                    guard: guard(topology, vertex),
                     counters: Arc::clone(&counters),
                 });
                 self.externals
@@ -448,6 +453,19 @@ impl Plan {
                 index
             }
         }
+    }
+}
+
+/// What a vertex may send.
+fn guard(topology: &Topology, vertex: Vertex) -> Guard {
+    match vertex {
+        Vertex::Interface(node, interface) | Vertex::Tap(node, interface) => {
+            match &topology.nodes[node].kind {
+                NodeKind::Machine(machine) => Guard::of(&machine.interfaces[interface]),
+                NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => Guard::default(),
+            }
+        }
+        Vertex::External(_) | Vertex::Bridge(_) => Guard::default(),
     }
 }
 

@@ -77,6 +77,10 @@ pub enum Drop {
     Changed,
     /// The host did not want to send it out of an external node.
     Refused,
+    /// It is longer than the MTU of the interface that sent it allows.
+    Mtu,
+    /// The interface that sent it is locked to another name.
+    Lock,
 }
 
 macro_rules! drops {
@@ -140,6 +144,8 @@ drops! {
     Pool pool,
     Changed changed,
     Refused refused,
+    Mtu mtu,
+    Lock lock,
 }
 
 impl From<Reason> for Drop {

@@ -17,6 +17,7 @@ pub mod event;
 pub mod external;
 pub mod filters;
 pub mod frame;
+pub mod guard;
 pub mod histogram;
 mod inventory;
 pub mod kernel;

@@ -182,6 +182,11 @@ impl Gso {
             .div_ceil(self.size.max(1).into())
     }
 
+    /// Bytes of the longest segment of a frame that is long enough.
+    pub fn longest(&self) -> u32 {
+        u32::from(self.headers) + u32::from(self.size)
+    }
+
     /// The payload of segment `index` of a frame of `len` bytes: where it begins and how many bytes it has.
     pub fn payload(&self, len: u32, index: u16) -> (u32, u32) {
         let start = u32::from(self.headers) + u32::from(index) * u32::from(self.size);

@@ -14,6 +14,7 @@ use crate::config::{
     BridgePlan, ConfigError, DirectionPlan, ExternalPlan, LinkChange, LinkPlan, NodePlan, Plan,
     PortPlan, ShardPlan, ShardPort, Sink, TimedChange,
 };
+use crate::guard::Guard;
 use crate::link::Streams;
 
 /// How many slots of a shard have been used.
@@ -64,10 +65,10 @@ pub struct ShardRewiring {
     pub gone_externals: Vec<usize>,
     /// Layer-2 nodes that are gone.
     pub gone_bridges: Vec<usize>,
-    /// The direction that now leads away from a port; from one that is gone, none.
-    pub ports: Vec<(usize, Option<usize>)>,
-    /// The direction that now leads away from an external node.
-    pub externals: Vec<(usize, Option<usize>)>,
+    /// The direction that now leads away from a port, and what it may send; from one that is gone, none.
+    pub ports: Vec<(usize, Option<usize>, Guard)>,
+    /// The same of external nodes.
+    pub externals: Vec<(usize, Option<usize>, Guard)>,
     /// Where a direction that stays leads now.
     pub lanes: Vec<(usize, Sink)>,
     /// Layer-2 nodes that stay.
@@ -286,7 +287,7 @@ impl Work<'_> {
         for (port, slot) in plan.ports.into_iter().zip(&maps.ports) {
             let egress = lane(port.egress);
             if *slot < used.ports {
-                out.ports.push((*slot, egress));
+                out.ports.push((*slot, egress, port.guard));
             } else {
                 out.new.ports.push(ShardPort { egress, ..port });
             }
@@ -294,7 +295,7 @@ impl Work<'_> {
         for (external, slot) in plan.externals.into_iter().zip(&maps.externals) {
             let egress = lane(external.egress);
             if *slot < used.externals {
-                out.externals.push((*slot, egress));
+                out.externals.push((*slot, egress, external.guard));
             } else {
                 let external = ShardPort { egress, ..external };
                 out.new.externals.push(external);
@@ -397,14 +398,18 @@ impl Work<'_> {
         }
         for port in &before.ports {
             if !kept.ports.contains_key(&*port.name) {
-                shards[port.shard].ports.push((port.index, None));
+                shards[port.shard]
+                    .ports
+                    .push((port.index, None, Guard::default()));
             }
         }
         for external in &before.externals {
             if !kept.externals.contains_key(&*external.name) {
                 let shard = &mut shards[external.shard];
                 shard.gone_externals.push(external.index);
-                shard.externals.push((external.index, None));
+                shard
+                    .externals
+                    .push((external.index, None, Guard::default()));
             }
         }
         for node in &before.nodes {

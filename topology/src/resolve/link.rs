@@ -6,7 +6,7 @@ use super::{Resolver, attributes};
 use crate::de::nearest;
 use crate::document::Path;
 use crate::file::{self, AttributesRef};
-use crate::model::{self, Completion, Endpoint, Link, NodeKind, Patch};
+use crate::model::{self, Completion, Endpoint, Link, Lock, NodeKind, Patch};
 
 impl Resolver<'_> {
     pub(super) fn links(&mut self) {
@@ -77,15 +77,24 @@ impl Resolver<'_> {
                     "give each link a name of its own, or none",
                 );
             }
+            let completion = match written.completion.or(lab.defaults.link.completion) {
+                Some(file::Completion::Nic) => Completion::Nic,
+                Some(file::Completion::Network) | None => Completion::Network,
+            };
+            let locked = [first, second].iter().any(|end| self.is_locked(*end));
+            if completion == Completion::Nic && locked {
+                self.findings.error(
+                    &path.at("completion"),
+                    "frames of an interface with a `lock` are copied before they wait for the transmitter",
+                    "take `network`, or remove the `lock`",
+                );
+            }
             self.out.link_places.push(index);
             self.out.topology.links.push(Link {
                 name,
                 ends: [first, second],
                 directions,
-                completion: match written.completion.or(lab.defaults.link.completion) {
-                    Some(file::Completion::Nic) => Completion::Nic,
-                    Some(file::Completion::Network) | None => Completion::Network,
-                },
+                completion,
                 schedule,
             });
         }
@@ -95,6 +104,13 @@ impl Resolver<'_> {
     pub(super) fn is_bridge(&self, node: usize) -> bool {
         let kind = &self.out.topology.nodes[node].kind;
         matches!(kind, NodeKind::Switch(_) | NodeKind::Hub)
+    }
+
+    fn is_locked(&self, end: Endpoint) -> bool {
+        match &self.out.topology.nodes[end.node].kind {
+            NodeKind::Machine(machine) => machine.interfaces[end.port].lock != Lock::None,
+            NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => false,
+        }
     }
 
     fn link_name(&mut self, written: &file::Link, ends: [Endpoint; 2], path: &Path) -> String {

@@ -9,7 +9,7 @@ use super::{PlacedAddress, Resolver};
 use crate::document::Path;
 use crate::file;
 use crate::model::{
-    EndAction, EndPolicy, Engine, File, Interface, Limits, Machine, NodeKind, Role, Route,
+    EndAction, EndPolicy, Engine, File, Interface, Limits, Lock, Machine, NodeKind, Role, Route,
 };
 use crate::net::{Cidr, MacAddr};
 use crate::quantity::Size;
@@ -150,6 +150,18 @@ impl Resolver<'_> {
             self.macs.push((node, interface, path));
             Some(mac)
         });
+        let lock = match written.lock {
+            Some(file::Lock::Address) => Lock::Address,
+            Some(file::Lock::Mac) => Lock::Mac,
+            Some(file::Lock::None) | None => Lock::None,
+        };
+        if lock == Lock::Address && addresses.is_empty() {
+            self.findings.error(
+                &path.at("lock"),
+                "an interface without `addresses` has none to be locked to",
+                "add `addresses`, or take `mac`",
+            );
+        }
         Interface {
             name: name.to_owned(),
             mac: mac.unwrap_or(UNSET),
@@ -159,6 +171,7 @@ impl Resolver<'_> {
                 .queue_size(written.queue_size, path)
                 .unwrap_or(defaults.queue_size),
             offloads: written.offloads.unwrap_or(true),
+            lock,
             device: None,
         }
     }
@@ -180,6 +193,7 @@ impl Resolver<'_> {
             addresses: Vec::new(),
             queue_size: or(defaults.queue_size, 1024),
             offloads: true,
+            lock: Lock::None,
             device: None,
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use topology::model::{DeviceKind, Endpoint, Node, NodeKind, PortVlan, SwitchNode, Topology};
+use topology::model::{DeviceKind, Endpoint, Lock, Node, NodeKind, PortVlan, SwitchNode, Topology};
 
 use super::KernelError;
 
@@ -148,6 +148,9 @@ impl Wiring {
                     let Some(device) = &interface.device else {
                         return unsupported("its engine has interfaces of Hopyard's switch only");
                     };
+                    if interface.lock != Lock::None {
+                        return unsupported("`lock` is not among what the kernel's fabric does");
+                    }
                     let mtu = interface.mtu;
                     let (name, behind) = match device.kind {
                         DeviceKind::Tap => (device.name.clone(), Behind::Tap { mtu }),

@@ -14,6 +14,7 @@ use crate::clock::Time;
 use crate::config::{DirectionPlan, LinkChange, ShardPlan, ShardPort, Sink, TimedChange};
 use crate::counters::{DirectionCounters, Drop, PortCounters, ShardCounters};
 use crate::frame::{Frame, Info, Place, SenderRef};
+use crate::guard::Guard;
 use crate::link::{DirectionStreams, Path, Shaper, Step};
 use crate::ring::{BATCH, EventFd, RxRing, Taken, TxRing, Violation};
 
@@ -87,6 +88,7 @@ pub(super) struct RxSide {
 #[derive(Debug)]
 pub(super) struct Port {
     pub(super) egress: Option<usize>,
+    pub(super) guard: Guard,
     pub(super) counters: Arc<PortCounters>,
     /// Counts the starts of each ring.
     pub(super) tx_generation: u32,
@@ -119,6 +121,7 @@ impl Port {
     pub(super) fn new(plan: ShardPort) -> Self {
         Self {
             egress: plan.egress,
+            guard: plan.guard,
             counters: plan.counters,
             tx_generation: 0,
             rx_generation: 0,

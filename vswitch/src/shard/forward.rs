@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Notice;
 use super::engine::{Engine, Queue, Stopped};
 use super::lay_out::{ROOM, lay_out, pieces};
+use super::pool::Slot;
 use super::tap::tap_delivered;
 use crate::capture::{Point, Points};
 use crate::clock::Time;
@@ -245,6 +246,13 @@ impl Engine {
         self.tap_drop(lane, info, place, reason);
     }
 
+    /// Drops a frame that its sender's guard does not let into a lane. Its place still belongs to the caller.
+    #[cold]
+    pub(super) fn turn_away(&mut self, lane: usize, info: Info, place: Place, reason: Drop) {
+        self.lanes[lane].count_in(&info);
+        self.drop(lane, info, place, reason);
+    }
+
     /// Lets a frame into a lane. If it is at the other end already, what is known of it there.
     #[inline]
     fn enter(
@@ -473,28 +481,7 @@ impl Engine {
     /// Copies a frame to the pool, unless it is there already or with its receiver.
     fn hold_in_pool(&mut self, lane: usize, info: Info, place: Place) -> Result<Frame, Drop> {
         let (slot, info) = match place {
-            Place::Sender(_) => {
-                let pieces = pieces(&self.tx, &self.ports, place)?;
-                let mut room = [0; ROOM];
-                // A segment is put together; anything else stays as it lies, its head is written when it is copied again.
-                let (start, rest, len, info) = if info.segment.is_some() {
-                    let (start, rest) = lay_out(&info, pieces, &mut room)?;
-                    (start, rest, info.len, info.alone())
-                } else {
-                    let (skip, len) = (0, info.stored_len());
-                    (&[][..], Part { pieces, skip, len }, len, info)
-                };
-                let fill = |bytes: &mut [u8]| {
-                    let (head, tail) = bytes.split_at_mut(start.len());
-                    head.copy_from_slice(start);
-                    rest.copy(tail);
-                };
-                let slot = self.pool.store(len as usize, fill).ok_or(Drop::Pool)?;
-                let counters = &self.lanes[lane].counters;
-                counters.bytes_copied.add(info.bytes());
-                counters.pool_copies.add(info.frames().into());
-                (slot, info)
-            }
+            Place::Sender(_) => self.copy_to_pool(lane, info, place)?,
             Place::Pool(slot) => {
                 self.pool.share(slot);
                 (slot, info)
@@ -504,6 +491,35 @@ impl Engine {
         self.lanes[lane].pooled += 1;
         let place = Place::Pool(slot);
         Ok(Frame { info, place })
+    }
+
+    /// Copies a frame from its sender's buffers to the pool; what is known of it there.
+    pub(super) fn copy_to_pool(
+        &mut self,
+        lane: usize,
+        info: Info,
+        place: Place,
+    ) -> Result<(Slot, Info), Drop> {
+        let pieces = pieces(&self.tx, &self.ports, place)?;
+        let mut room = [0; ROOM];
+        // A segment is put together; anything else stays as it lies, its head is written when it is copied again.
+        let (start, rest, len, info) = if info.segment.is_some() {
+            let (start, rest) = lay_out(&info, pieces, &mut room)?;
+            (start, rest, info.len, info.alone())
+        } else {
+            let (skip, len) = (0, info.stored_len());
+            (&[][..], Part { pieces, skip, len }, len, info)
+        };
+        let fill = |bytes: &mut [u8]| {
+            let (head, tail) = bytes.split_at_mut(start.len());
+            head.copy_from_slice(start);
+            rest.copy(tail);
+        };
+        let slot = self.pool.store(len as usize, fill).ok_or(Drop::Pool)?;
+        let counters = &self.lanes[lane].counters;
+        counters.bytes_copied.add(info.bytes());
+        counters.pool_copies.add(info.frames().into());
+        Ok((slot, info))
     }
 
     /// Whether frames that come from `sender` and need a place now arrive in this order, and all of them.

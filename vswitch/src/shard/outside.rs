@@ -18,6 +18,7 @@ use crate::external::{
     Arrival, BATCH, Device, Inbox, Incomplete, Left, MAX_PIECES, Outbox, segments,
 };
 use crate::frame::{self, Info, Place};
+use crate::guard::Guard;
 use crate::l2::{HEAD_BYTES, Head, Tag};
 use crate::offload::{MAX_HEADERS, Offload};
 use crate::ring::Content;
@@ -43,6 +44,7 @@ struct External {
     is_ready: bool,
     is_dirty: bool,
     egress: Option<usize>,
+    guard: Guard,
     counters: Arc<PortCounters>,
 }
 
@@ -54,6 +56,7 @@ impl External {
             is_ready: false,
             is_dirty: false,
             egress: plan.egress,
+            guard: plan.guard,
             counters: plan.counters,
         }
     }
@@ -82,9 +85,11 @@ impl Outside {
         self.externals[external].device.take().map(|device| *device)
     }
 
-    /// What is read goes this way from now on.
-    pub(super) fn set_egress(&mut self, external: usize, egress: Option<usize>) {
-        self.externals[external].egress = egress;
+    /// What is read goes this way from now on, as far as `guard` lets it; the old one is in its place afterwards.
+    pub(super) fn lead(&mut self, external: usize, egress: Option<usize>, guard: &mut Guard) {
+        let external = &mut self.externals[external];
+        external.egress = egress;
+        std::mem::swap(&mut external.guard, guard);
     }
 
     /// Whether there may be something to read.
@@ -335,7 +340,13 @@ impl Engine {
             head,
         };
         let place = Place::Pool(slot);
-        self.send(lane, info, place, now);
+        let guard = &self.outside.externals[external].guard;
+        let gso = info.superframe();
+        let allowed = guard.check_len(len, gso);
+        match allowed.and_then(|()| guard.check(self.pool.bytes(slot))) {
+            Ok(()) => self.send(lane, info, place, now),
+            Err(reason) => self.turn_away(lane, info, place, reason),
+        }
         self.release(place);
     }
 

@@ -63,6 +63,11 @@ impl Pool {
         &mut self.buffers[slot.0 as usize].bytes
     }
 
+    /// The bytes of a frame.
+    pub fn bytes(&self, slot: Slot) -> &[u8] {
+        &self.buffers[slot.0 as usize].bytes
+    }
+
     /// Cuts a frame that nobody else uses yet to its first `len` bytes.
     pub fn truncate(&mut self, slot: Slot, len: usize) {
         self.buffers[slot.0 as usize].bytes.truncate(len);

@@ -6,14 +6,16 @@ use crate::clock::Time;
 use crate::config::{DirectionPlan, LinkChange, ShardPort, Sink, TimedChange};
 use crate::external::Device;
 use crate::frame::Place;
+use crate::guard::Guard;
 use crate::link::Streams;
 use crate::rewiring::{BridgeRewiring, ShardRewiring};
 
 /// What a shard is to change, in one moment. It is made, and what the shard lets go of is freed, by the one who asks for it.
 #[derive(Debug)]
 pub struct Rewire {
-    ports: Vec<(usize, Option<usize>)>,
-    externals: Vec<(usize, Option<usize>)>,
+    /// Afterwards with the guards that there were.
+    ports: Vec<(usize, Option<usize>, Guard)>,
+    externals: Vec<(usize, Option<usize>, Guard)>,
     lanes: Vec<(usize, Sink)>,
     bridges: Vec<(usize, BridgeRewiring)>,
     set: Vec<LinkChange>,
@@ -94,11 +96,13 @@ impl Engine {
         );
 
         self.add(rewire);
-        for (slot, egress) in &rewire.ports {
-            self.ports[*slot].egress = *egress;
+        for (slot, egress, guard) in &mut rewire.ports {
+            let port = &mut self.ports[*slot];
+            port.egress = *egress;
+            std::mem::swap(&mut port.guard, guard);
         }
-        for (slot, egress) in &rewire.externals {
-            self.outside.set_egress(*slot, *egress);
+        for (slot, egress, guard) in &mut rewire.externals {
+            self.outside.lead(*slot, *egress, guard);
         }
         for (slot, sink) in &rewire.lanes {
             self.lanes[*slot].sink = *sink;

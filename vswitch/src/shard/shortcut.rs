@@ -30,8 +30,13 @@ impl Engine {
         let Some(tx) = &mut self.tx[port] else {
             return 0;
         };
+        let guard = &self.ports[port].guard;
+        if guard.is_locked() {
+            return 0;
+        }
+        let lengths = frame::MIN_LEN..=guard.longest();
         let is_plain = |taken: &Taken| {
-            taken.offload.is_ok_and(|o| o.gso.is_none()) && frame::LENGTHS.contains(&taken.len)
+            taken.offload.is_ok_and(|o| o.gso.is_none()) && lengths.contains(&taken.len)
         };
         let plain = batch.iter().take_while(|taken| is_plain(taken)).count();
         let mut heads = [0; BATCH];

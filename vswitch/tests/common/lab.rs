@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use topology::model::{
-    Change, Completion, Direction, EndPolicy, Endpoint, External, Fabric, Interface, Link, Machine,
-    Node, NodeKind, Patch, Role, SwitchNode, Timing, Topology,
+    Change, Completion, Direction, EndPolicy, Endpoint, External, Fabric, Interface, Link, Lock,
+    Machine, Node, NodeKind, Patch, Role, SwitchNode, Timing, Topology,
 };
 use topology::net::MacAddr;
 use vswitch::filters::Filters;
@@ -96,10 +96,12 @@ impl Lab {
                 device: None,
                 name: format!("eth{port}"),
                 mac: MacAddr([2, 0, 0, 0, node as u8, port as u8]),
-                mtu: 1500,
+                // Tests send frames of any length.
+                mtu: u16::MAX,
                 addresses: Vec::new(),
                 queue_size: 256,
                 offloads: true,
+                lock: Lock::None,
             });
         }
         Endpoint { node, port }

@@ -16,6 +16,9 @@ use vm_memory::{FileOffset, MmapRegion};
 /// Regions one front-end may have mapped at a time.
 pub const MAX_REGIONS: usize = 32;
 
+/// Bytes one front-end may have mapped at a time. The address space of the switch, 128 TiB, is for all of them.
+pub const MAX_BYTES: u64 = 256 << 30;
+
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 /// Why a front-end's memory was refused.
@@ -42,6 +45,8 @@ pub enum MemoryError {
     Overlap,
     #[error("more than {MAX_REGIONS} regions")]
     TooMany,
+    #[error("more than {} GiB together", MAX_BYTES >> 30)]
+    TooLarge,
     #[error("no such region is mapped")]
     Unknown,
     #[error("it cannot be mapped: {0}")]
@@ -80,6 +85,9 @@ impl Region {
         let needed = offset.checked_add(size).ok_or(MemoryError::BadRange)?;
         if size == 0 || guest.checked_add(size).is_none() || user.checked_add(size).is_none() {
             return Err(MemoryError::BadRange);
+        }
+        if size > MAX_BYTES {
+            return Err(MemoryError::TooLarge);
         }
         let length = usize::try_from(size).map_err(|_| MemoryError::BadRange)?;
         if !allow_unsealed {
@@ -193,6 +201,10 @@ impl Memory {
             return Err(MemoryError::TooMany);
         }
         let new = region.spec;
+        let bytes: u64 = self.regions.iter().map(|r| r.spec.size).sum();
+        if bytes + new.size > MAX_BYTES {
+            return Err(MemoryError::TooLarge);
+        }
         let overlaps = |a: u64, b: u64, other: u64, size: u64| a < other + size && other < a + b;
         if self.regions.iter().map(|r| r.spec).any(|r| {
             overlaps(new.guest, new.size, r.guest, r.size)

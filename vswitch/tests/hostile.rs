@@ -397,6 +397,24 @@ const REFUSED: &[(&str, SocketAttack)] = &[
         share_altered(lab, |r| r.memory_size = u64::MAX);
         "protocol"
     }),
+    ("more memory than a front-end may have mapped", |lab| {
+        share_altered(lab, |r| r.memory_size = 300 << 30);
+        "more than 256 GiB"
+    }),
+    ("the same in two regions", |lab| {
+        let (guest, connection) = open(lab);
+        let file = memfd(300 << 30, sealed());
+        let half = |n: u64| VhostUserMemoryRegionInfo {
+            guest_phys_addr: n << 40,
+            userspace_addr: n << 40,
+            memory_size: 150 << 30,
+            mmap_handle: file.as_raw_fd(),
+            ..region(&guest)
+        };
+        let regions = [half(1), half(2)];
+        assert!(connection.frontend.set_mem_table(&regions).is_err());
+        "more than 256 GiB"
+    }),
     ("33 regions one by one", |lab| {
         let (guest, mut c) = open(lab);
         let added = (0..40).take_while(|i| {
@@ -895,6 +913,36 @@ fn answers_nobody_reads() {
 }
 
 /// A connection that ends after any step of the handshake.
+/// A burst passes, then so many a second; whoever asks for more waits, and reconnecting is no way around it.
+#[test]
+fn requests_without_end() {
+    const BURST: u64 = 1000;
+    const A_SECOND: u64 = 500;
+    let mut arena = Arena::new();
+    let start = std::time::Instant::now();
+    let mut answered = 0;
+    while answered < BURST + A_SECOND {
+        let (guest, mut connection) = running(&arena.lab);
+        for _ in 0..200 {
+            // Rings that are stopped and started disturb their shard most.
+            connection.stop_rings();
+            connection.start_rings(&guest, [0, 0]).unwrap();
+            answered += 2;
+        }
+    }
+    // Each of these is several requests.
+    let most = BURST + A_SECOND * (start.elapsed().as_secs() + 1);
+    assert!(answered <= most, "{answered} in {:?}", start.elapsed());
+    let error = arena.lab.port(ATTACKED).last_error;
+    assert!(
+        error.as_ref().is_some_and(|e| e.contains("faster")),
+        "{error:?}"
+    );
+    arena.others_pass_traffic("requests without end");
+    arena.port_serves_the_next("requests without end");
+    arena.nothing_leaks("requests without end");
+}
+
 #[test]
 fn gone_at_every_step() {
     let mut arena = Arena::new();

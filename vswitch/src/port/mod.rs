@@ -3,6 +3,7 @@
 //! Each has one control thread, which accepts a front-end, or connects to one, serves it until it is gone, and goes on with the next.
 //! The packet path is not here: a ring that is ready is handed to the port's shard.
 
+mod bucket;
 mod early;
 pub mod features;
 mod handler;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jail::filter::Confine;
 use vhost::vhost_user::{BackendReqHandler, Error as VhostError};
@@ -26,11 +27,17 @@ pub use status::{PortStatus, Status};
 use crate::config::PortPlan;
 use crate::ring::Violation;
 use crate::shard::{Handle, Stopped};
+use bucket::Bucket;
 use early::Enable;
 use handler::Handler;
 
 /// How long after a front-end is gone, or could not be had, the next one is tried.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// Requests that a front-end may make at once: to set up a device takes some thirty, and a guest may do that often while it boots.
+const BURST: u32 = 1000;
+/// The time after which it may make one more. Most rings that are started and stopped disturb their shard for microseconds.
+const REFILL: Duration = Duration::from_millis(2);
 
 /// How ports treat their front-ends.
 #[derive(Debug, Clone, Copy, Default)]
@@ -137,12 +144,12 @@ impl Port {
         self.role.close();
     }
 
-    /// Waits a little; `false` if the port is closed.
-    fn pause(&self) -> bool {
+    /// Waits; `false` if the port is closed.
+    fn pause(&self, time: Duration) -> bool {
         let is_open = |connection: &mut Connection| !matches!(connection, Connection::Closed);
         let waited = self
             .closed
-            .wait_timeout_while(self.connection(), PAUSE, is_open)
+            .wait_timeout_while(self.connection(), time, is_open)
             .unwrap_or_else(PoisonError::into_inner);
         waited.1.timed_out()
     }
@@ -156,15 +163,17 @@ impl Port {
     fn run(&self, shard: &Handle, policy: Policy) {
         // What was told last, so that it is not told five times a second.
         let mut told = None;
+        // Of all front-ends together: each may be the same one.
+        let mut requests = Bucket::new(BURST, REFILL, Instant::now());
         loop {
             match self.role.meet() {
                 Ok(stream) => {
                     told = None;
-                    if !self.serve(stream, shard, policy) {
+                    if !self.serve(stream, shard, policy, &mut requests) {
                         return;
                     }
                     // A front-end that is refused would be asked again at once.
-                    if self.role.is_client() && !self.pause() {
+                    if self.role.is_client() && !self.pause(PAUSE) {
                         return;
                     }
                 }
@@ -172,7 +181,7 @@ impl Port {
                 Err(e) => {
                     // As a server, out of descriptors or memory; both can pass.
                     let what = self.role.failed(&e);
-                    if !self.pause() {
+                    if !self.pause(PAUSE) {
                         return;
                     }
                     if told.as_ref() != Some(&what) {
@@ -185,7 +194,13 @@ impl Port {
     }
 
     /// Serves a front-end until it is gone; `false` when the switch is ending.
-    fn serve(&self, stream: UnixStream, shard: &Handle, policy: Policy) -> bool {
+    fn serve(
+        &self,
+        stream: UnixStream,
+        shard: &Handle,
+        policy: Policy,
+        quota: &mut Bucket,
+    ) -> bool {
         let (Ok(clone), Ok(peek)) = (stream.try_clone(), stream.try_clone()) else {
             return true;
         };
@@ -201,6 +216,12 @@ impl Port {
         let handler = Arc::new(Mutex::new(Handler::new(self, shard.clone(), policy)));
         let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
         let end = loop {
+            if let Err(wait) = quota.take(Instant::now()) {
+                self.status.problem("its front-end makes requests faster than it may, 500 a second, and has to wait");
+                if !self.pause(wait) {
+                    break VhostError::Disconnected;
+                }
+            }
             let early = Enable::peek(&peek);
             let done = match (requests.handle_request(), early) {
                 (Err(VhostError::InactiveFeature(_)), Some(enable)) => {

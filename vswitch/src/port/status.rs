@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use super::bucket::Bucket;
+
 /// A front-end can cause log lines at will; so many pass at once, and one more per [`REFILL`].
 const BURST: u32 = 5;
 const REFILL: Duration = Duration::from_secs(10);
@@ -36,8 +38,7 @@ pub struct Status {
 #[derive(Debug)]
 struct Inner {
     status: PortStatus,
-    tokens: u32,
-    refilled: Instant,
+    lines: Bucket,
     suppressed: u64,
 }
 
@@ -46,8 +47,7 @@ impl Status {
     pub fn new(name: String) -> Self {
         let inner = Inner {
             status: PortStatus::default(),
-            tokens: BURST,
-            refilled: Instant::now(),
+            lines: Bucket::new(BURST, REFILL, Instant::now()),
             suppressed: 0,
         };
         Self {
@@ -118,20 +118,9 @@ impl Status {
 
 impl Inner {
     fn may_log(&mut self) -> bool {
-        let refill = self.refilled.elapsed().as_nanos() / REFILL.as_nanos();
-        if refill > 0 {
-            self.refilled = Instant::now();
-            self.tokens = self
-                .tokens
-                .saturating_add(u32::try_from(refill).unwrap_or(BURST))
-                .min(BURST);
-        }
-        if self.tokens == 0 {
-            self.suppressed += 1;
-            return false;
-        }
-        self.tokens -= 1;
-        true
+        let may = self.lines.take(Instant::now()).is_ok();
+        self.suppressed += u64::from(!may);
+        may
     }
 }
 

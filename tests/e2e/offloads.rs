@@ -1,10 +1,15 @@
 //! Offloads between real guests: both ends with them, neither, one only, and a link that does not carry superframes.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tests::process::eventually;
 use tests::{Lab, World};
 
 use crate::copies::total;
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// Interfaces by number: whether a and b offload, and what the link is like.
 const LINKS: [(bool, bool, &str); 5] = [
@@ -98,8 +103,9 @@ fn frames_and_bytes(lab: &Lab<'_>, node: &str, n: usize) -> Result<(u64, u64)> {
     Ok((next()??, next()??))
 }
 
+/// The report of iperf3. Its server, which takes one client at a time, resets the connection of the next while it still tidies up.
 fn iperf(lab: &Lab<'_>, arguments: &[&str]) -> Result<Value> {
-    let output = lab.exec("a", arguments)?.success()?;
+    let output = eventually(SOON, || lab.exec("a", arguments)?.success())?;
     Ok(serde_json::from_str(&output.stdout)?)
 }
 

@@ -3,6 +3,7 @@
 //! Every case of [`LABS`] runs twice, under engine `qemu` on this machine and under engine `kvm`, which needs
 //! hardware virtualization or else the nested host of `tests/nested`.
 
+mod attacks;
 mod bad_input;
 mod change;
 mod containers;
@@ -70,6 +71,7 @@ const LABS: &[(&str, Run)] = &[
     ("offloads::on_and_off", offloads::on_and_off),
     ("nodes::in_and_out", nodes::in_and_out),
     ("nodes::story", nodes::story),
+    ("attacks::by_a_driver", attacks::by_a_driver),
 ];
 
 /// An emulated processor inside an emulated processor is too slow for the rates these need, and a page is typed once.

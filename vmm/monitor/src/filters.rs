@@ -34,6 +34,10 @@ pub const VCPU: Table = Table {
             [libc::F_DUPFD_CLOEXEC],
             "the eventfds of a device that the driver sets up"
         ),
+        call!(
+            SYS_eventfd2,
+            "the interrupt of a NIC's ring whose driver polls"
+        ),
         call!(SYS_poll, "whether a masked vector is pending"),
         call!(SYS_ppoll, "the same"),
         call!(SYS_read, "eventfds"),

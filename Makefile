@@ -24,10 +24,13 @@ FIGURES := $(target)/figures
 NODES := 1,10,25,50
 NESTED_MEMORY := 8G
 
+# soak, attacks: percent of what is done.
+SOAK := 100
+
 # fuzz: how long each target runs, and how many inputs at most; 0 seconds: as long as that takes, -1: no matter how many.
 FUZZ_SECONDS := 60
 FUZZ_RUNS := -1
-FUZZ_TARGETS := ring chain messages agent_protocol topology_file
+FUZZ_TARGETS := ring chain messages agent_protocol pci virtio_blk topology_file
 
 .PHONY: help
 help: ## List the commands
@@ -122,12 +125,25 @@ fuzz: ## Fuzz what hostile guests, front-ends and files can reach, each target f
 	        exit 1
 	    }
 	    grep -a '^Done' "$$log"
+	    # Of all times, for the table of attacks.
+	    runs=$$(awk '/^Done/ { print $$2 }' "$$log")
+	    echo $$((runs + $$(cat "$$found.runs" 2>/dev/null || echo 0))) >"$$found.runs"
 	    rm "$$log"
 	done
 
 .PHONY: fuzz-long
 fuzz-long: ## The same for hours, each target until it has run FUZZ_RUNS (1000000000) inputs
 	@$(MAKE) fuzz FUZZ_SECONDS=0 FUZZ_RUNS=1000000000
+
+.PHONY: soak
+soak: build image ## Faults by the hundred and launches by the thousand, for hours; SOAK=10 does a tenth of it
+	@.ci/setup test
+	SOAK=$(SOAK) cargo nextest run --locked -p tests --features soak --test soak --profile soak
+
+.PHONY: attacks
+attacks: image ## Attack everything again and write the table of attacks in docs/isolation.md; SOAK=10 does a tenth of the faults
+	@.ci/setup test
+	SOAK=$(SOAK) .ci/attacks
 
 .PHONY: lint
 lint: ## Check formatting, lints, licences and advisories

@@ -1,6 +1,7 @@
-//! For tests: makes system calls behind a filter.
+//! For tests: attacks, and how they ended.
 
 use std::ffi::c_long;
+use std::time::Duration;
 
 use crate::filter::Table;
 
@@ -32,6 +33,14 @@ pub fn end_of(table: &Table, number: c_long, arguments: [c_long; 3]) -> Result<(
         (_, true) if libc::WEXITSTATUS(status) == 0 => Ok(()),
         _ => panic!("{}: the filter was refused: {status:#x}", table.name),
     }
+}
+
+/// Says that an attack was made so often and has always been held, and how long it took at most until all was as before. `.ci/attacks` makes
+/// a table of these.
+pub fn held(attack: &str, tries: u64, recovery: Option<Duration>) {
+    let recovery =
+        recovery.map_or_else(|| "–".to_owned(), |time| format!("{} ms", time.as_millis()));
+    println!("ATTACK | {attack} | {tries} | {recovery} |");
 }
 
 /// Makes every call that is not in each table, and panics over one that does not end the process; how many there were.

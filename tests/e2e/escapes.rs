@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use jail::attempt::held;
 use tests::World;
 use tests::process::{self, eventually};
 use tests::world::{bin_dir, config};
@@ -39,7 +40,11 @@ fn expect_all_held(process: &str, said: &str, own: &[&str]) -> Result<()> {
         .map(|(name, _)| name)
         .collect();
     ensure!(escaped.is_empty(), "{process} escapes by {escaped:?}");
-    println!("{process}: {} tries to escape, all held", tries.len());
+    held(
+        &format!("{process}: tries to escape from its jail"),
+        tries.len() as u64,
+        None,
+    );
     Ok(())
 }
 

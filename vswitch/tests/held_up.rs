@@ -13,6 +13,7 @@ use common::driver::{BASE, DriverRing, Guest, INDIRECT, NEXT, SIZE, Shape, WRITE
 use common::frontend::{Connection, addresses};
 use common::lab::Lab;
 use common::{eventually, frame, mac};
+use jail::attempt::held;
 use rustix::fs::{OFlags, fcntl_setfl};
 use topology::model::{Completion, Direction, Limit, Queue};
 use vhost::vhost_user::VhostUserFrontend;
@@ -73,7 +74,6 @@ fn a_call_descriptor_that_blocks() {
         });
         longest = longest.max(sent.elapsed());
     }
-    println!("others waited {longest:?} at most");
     let port = lab.port("a.eth0");
     let told = port.last_error.unwrap_or_default();
     assert!(told.contains("made to block"), "{told}");
@@ -83,6 +83,11 @@ fn a_call_descriptor_that_blocks() {
     assert!(UnixStream::connect(lab.socket("a.eth0")).is_err());
     ended.store(true, Ordering::Relaxed);
     stubborn.join().unwrap();
+    held(
+        "a front-end's call descriptor blocks: its port is shut, others wait",
+        1,
+        Some(longest),
+    );
 }
 
 const TABLE: u64 = BASE + SIZE / 2;
@@ -307,6 +312,11 @@ fn others_do_not_suffer() {
         arena.port_serves_the_next(name);
         arena.nothing_leaks(name);
     }
+    held(
+        "a guest or front-end keeps the switch busy: others do not wait",
+        ATTACKS.len() as u64,
+        None,
+    );
 }
 
 /// A second of delay, so that what is done to frames in flight is done before they arrive.
@@ -449,5 +459,9 @@ fn addresses_that_change_while_they_are_read() {
         }
         ended.store(true, Ordering::Relaxed);
     });
-    println!("{at_b} frames one way, {at_c} the other");
+    held(
+        "a guest changes addresses of frames while they are read: each arrives where they say",
+        at_b + at_c,
+        None,
+    );
 }

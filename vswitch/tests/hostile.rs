@@ -14,6 +14,7 @@ use common::driver::{
 use common::frontend::{Connection, addresses};
 use common::lab::{Lab, Running};
 use common::{eventually, frame, mac};
+use jail::attempt::held;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vhost::vhost_user::VhostUserFrontend;
@@ -132,6 +133,11 @@ fn a_guest_breaks_its_transmit_ring() {
         drop((connection, guest));
         arena.nothing_leaks(reason);
     }
+    held(
+        "a guest breaks its transmit ring: it loses the ring until it resets its device",
+        TRANSMIT.len() as u64,
+        None,
+    );
 }
 
 const RECEIVE: &[(&str, RingAttack)] = &[
@@ -210,6 +216,11 @@ fn a_guest_breaks_its_receive_ring() {
         drop((connection, guest));
         arena.nothing_leaks(reason);
     }
+    held(
+        "a guest breaks its receive ring: the same",
+        RECEIVE.len() as u64,
+        None,
+    );
 }
 
 /// Frames that are no frames are counted and go nowhere; the ring goes on.
@@ -236,6 +247,7 @@ fn malformed_frames() {
     eventually("the buffers", || guest.tx.used_index() == 15);
     assert_eq!(arena.lab.port(ATTACKED).violations, 0);
     arena.others_pass_traffic("malformed frames");
+    held("a guest sends what is no frame: it is counted", 15, None);
 }
 
 /// One that kicks without end and one that never refills do not take the others' share.
@@ -553,6 +565,11 @@ fn front_ends_are_refused_with_a_reason() {
         arena.port_serves_the_next(name);
         arena.nothing_leaks(name);
     }
+    held(
+        "a front-end breaks the vhost-user protocol: it loses its connection, with the reason",
+        REFUSED.len() as u64,
+        None,
+    );
 }
 
 #[test]
@@ -783,6 +800,11 @@ fn raw_messages_end_the_connection_only() {
         arena.port_serves_the_next(name);
         arena.nothing_leaks(name);
     }
+    held(
+        "a front-end sends any bytes and descriptors: it loses its connection",
+        RAW.len() as u64,
+        None,
+    );
 }
 
 /// A front-end's way through the protocol, with the descriptors that belong to each message.
@@ -842,8 +864,17 @@ fn cut_off_at_every_byte() {
         arena.others_pass_traffic(&format!("message {n} cut off"));
     }
     arena.port_serves_the_next("messages cut off");
+    let cuts: usize = conversation
+        .iter()
+        .map(|(message, _)| message.len() - 1)
+        .sum();
     drop((conversation, guest));
     arena.nothing_leaks("messages cut off");
+    held(
+        "a front-end's message ends after any byte",
+        cuts as u64,
+        None,
+    );
 }
 
 /// The same, whole, but headers a byte at a time and with others in between; a body comes in one piece or not at all.
@@ -912,7 +943,6 @@ fn answers_nobody_reads() {
     arena.port_serves_the_next("a flood of requests");
 }
 
-/// A connection that ends after any step of the handshake.
 /// A burst passes, then so many a second; whoever asks for more waits, and reconnecting is no way around it.
 #[test]
 fn requests_without_end() {
@@ -941,8 +971,14 @@ fn requests_without_end() {
     arena.others_pass_traffic("requests without end");
     arena.port_serves_the_next("requests without end");
     arena.nothing_leaks("requests without end");
+    held(
+        "a front-end makes requests without end: it waits",
+        answered,
+        None,
+    );
 }
 
+/// A connection that ends after any step of the handshake.
 #[test]
 fn gone_at_every_step() {
     let mut arena = Arena::new();
@@ -968,4 +1004,9 @@ fn gone_at_every_step() {
     }
     arena.others_pass_traffic("connects without end");
     arena.port_serves_the_next("connects without end");
+    held(
+        "a front-end goes at any step, or connects without end",
+        steps.len() as u64 + 300,
+        None,
+    );
 }

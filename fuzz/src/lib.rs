@@ -10,9 +10,12 @@ use arbitrary::{Arbitrary, Unstructured};
 
 pub mod agent_protocol;
 pub mod chain;
+pub mod machine;
 pub mod messages;
+pub mod pci;
 pub mod ring;
 pub mod topology_file;
+pub mod virtio_blk;
 
 /// As many as the bytes give; `Vec` of itself ends after each with even odds.
 fn all<'a, T: Arbitrary<'a>>(bytes: &mut Unstructured<'a>) -> Vec<T> {
@@ -29,10 +32,12 @@ fn all<'a, T: Arbitrary<'a>>(bytes: &mut Unstructured<'a>) -> Vec<T> {
 pub type Run = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Run); 5] = [
+pub const TARGETS: [(&str, Run); 7] = [
     ("ring", ring::run),
     ("chain", chain::run),
     ("messages", messages::run),
     ("topology_file", topology_file::run),
     ("agent_protocol", agent_protocol::run),
+    ("pci", pci::run),
+    ("virtio_blk", virtio_blk::run),
 ];

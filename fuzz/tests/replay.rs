@@ -52,6 +52,16 @@ proptest! {
     }
 
     #[test]
+    fn pci(input in bytes()) {
+        fuzz::pci::run(&input);
+    }
+
+    #[test]
+    fn virtio_blk(input in bytes()) {
+        fuzz::virtio_blk::run(&input);
+    }
+
+    #[test]
     fn agent_protocol(input in bytes()) {
         fuzz::agent_protocol::run(&input);
     }

@@ -1,8 +1,10 @@
-//! Message-signalled interrupts: eventfds that KVM turns into messages to a local APIC.
+//! What connects devices to the guest's processors without an exit: doorbells, and message-signalled interrupts, which are eventfds that KVM
+//! turns into messages to a local APIC.
 //!
 //! A device, or the switch in another process, writes to a vector's eventfd; KVM injects the message that
 //! the guest programmed, without an exit to this process.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,12 +12,43 @@ use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KvmIrqRouting,
     kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use rustix::event::PollFlags;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::layout::FIRST_MSI_GSI;
 use crate::poll;
+
+/// What devices ask of the virtual machine.
+pub trait Wires: fmt::Debug + Send + Sync {
+    /// Has these interrupt routes and no others.
+    fn set_routes(&self, routes: &KvmIrqRouting) -> Result<(), kvm_ioctls::Error>;
+    /// From now on a write to `event` raises the interrupt `gsi`.
+    fn connect(&self, event: &EventFd, gsi: u32) -> Result<(), kvm_ioctls::Error>;
+    /// No longer.
+    fn disconnect(&self, event: &EventFd, gsi: u32) -> Result<(), kvm_ioctls::Error>;
+    /// From now on any store of the guest to `address` is a write to `kick`.
+    fn doorbell(&self, kick: &EventFd, address: u64) -> Result<(), kvm_ioctls::Error>;
+}
+
+impl Wires for VmFd {
+    fn set_routes(&self, routes: &KvmIrqRouting) -> Result<(), kvm_ioctls::Error> {
+        self.set_gsi_routing(routes)
+    }
+
+    fn connect(&self, event: &EventFd, gsi: u32) -> Result<(), kvm_ioctls::Error> {
+        self.register_irqfd(event, gsi)
+    }
+
+    fn disconnect(&self, event: &EventFd, gsi: u32) -> Result<(), kvm_ioctls::Error> {
+        self.unregister_irqfd(event, gsi)
+    }
+
+    fn doorbell(&self, kick: &EventFd, address: u64) -> Result<(), kvm_ioctls::Error> {
+        // Without a datamatch KVM need not decode the instruction that wrote.
+        self.register_ioevent(kick, &IoEventAddress::Mmio(address), NoDatamatch)
+    }
+}
 
 /// What an MSI-X table entry makes the device write, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,16 +62,16 @@ pub struct Message {
 /// KVM's table of interrupt routes, shared by all devices of the node.
 #[derive(Debug)]
 pub struct Router {
-    vm: Arc<VmFd>,
+    wires: Arc<dyn Wires>,
     /// Index 0 is [`FIRST_MSI_GSI`]; a vector that was never unmasked has no message yet.
     messages: Mutex<Vec<Option<Message>>>,
 }
 
 impl Router {
     /// A table with the IOAPIC's pins and no messages.
-    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
+    pub fn new(wires: Arc<dyn Wires>) -> Arc<Self> {
         Arc::new(Self {
-            vm,
+            wires,
             messages: Mutex::new(Vec::new()),
         })
     }
@@ -102,7 +135,12 @@ impl Router {
         let entries: Vec<_> = pins.chain(messages).collect();
         let table = KvmIrqRouting::from_entries(&entries)
             .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
-        self.vm.set_gsi_routing(&table)
+        self.wires.set_routes(&table)
+    }
+
+    /// From now on any store of the guest to `address` is a write to `kick`.
+    pub fn doorbell(&self, kick: &EventFd, address: u64) -> Result<(), kvm_ioctls::Error> {
+        self.wires.doorbell(kick, address)
     }
 }
 
@@ -127,7 +165,7 @@ impl Vector {
     pub fn unmask(&mut self, message: Message) -> Result<(), kvm_ioctls::Error> {
         self.router.route(self.gsi, message)?;
         if !self.live {
-            self.router.vm.register_irqfd(&self.event, self.gsi)?;
+            self.router.wires.connect(&self.event, self.gsi)?;
             self.live = true;
         }
         Ok(())
@@ -136,7 +174,7 @@ impl Vector {
     /// Disconnects the eventfd from the guest.
     pub fn mask(&mut self) -> Result<(), kvm_ioctls::Error> {
         if self.live {
-            self.router.vm.unregister_irqfd(&self.event, self.gsi)?;
+            self.router.wires.disconnect(&self.event, self.gsi)?;
             self.live = false;
         }
         Ok(())

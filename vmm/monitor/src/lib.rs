@@ -19,6 +19,8 @@ mod device_loop;
 mod end;
 mod error;
 pub mod filters;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod interrupt;
 pub mod layout;
 mod memory;

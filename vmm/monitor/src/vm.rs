@@ -162,7 +162,6 @@ fn run_opened(
             (rootfs, agent),
             filters,
             &carriers,
-            &vm,
             &memory,
             &router,
         )?),
@@ -277,7 +276,6 @@ fn devices(
     (rootfs, agent): (File, UnixListener),
     filters: &Filters,
     carriers: &[Carrier],
-    vm: &VmFd,
     memory: &GuestMemory,
     router: &Arc<Router>,
 ) -> Result<Vec<VirtioPci>, Error> {
@@ -314,6 +312,6 @@ fn devices(
     devices
         .into_iter()
         .enumerate()
-        .map(|(index, (device, kicks))| VirtioPci::new(index, device, kicks, memory, vm, router))
+        .map(|(index, (device, kicks))| VirtioPci::new(index, device, kicks, memory, router))
         .collect()
 }

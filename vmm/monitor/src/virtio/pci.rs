@@ -4,7 +4,6 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use virtio_queue::{Queue, QueueT};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -95,7 +94,6 @@ impl VirtioPci {
         device: Box<dyn VirtioDevice>,
         kicks: Vec<EventFd>,
         memory: &GuestMemory,
-        vm: &VmFd,
         router: &Arc<Router>,
     ) -> Result<Self, Error> {
         let sizes = device.queue_sizes();
@@ -107,8 +105,8 @@ impl VirtioPci {
         let mut queues = Vec::with_capacity(sizes.len());
         for (number, (size, kick)) in sizes.into_iter().zip(kicks).enumerate() {
             let address = bar + NOTIFY + number as u64 * u64::from(NOTIFY_MULTIPLIER);
-            // Without a datamatch KVM need not decode the instruction that wrote.
-            vm.register_ioevent(&kick, &IoEventAddress::Mmio(address), NoDatamatch)
+            router
+                .doorbell(&kick, address)
                 .map_err(Error::kvm("register a doorbell"))?;
             queues.push(QueueRegisters {
                 queue: Queue::new(size)

@@ -23,6 +23,7 @@ mod queues;
 mod shell;
 mod tutorial;
 mod user;
+mod zones;
 
 use std::process::ExitCode;
 
@@ -79,6 +80,7 @@ const QEMU_ONLY: &[(&str, Run)] = &[
     ("tutorial::typed", tutorial::typed),
     ("escapes::qemu_and_switch", escapes::qemu_and_switch),
     ("guard::names", guard::names),
+    ("zones::apart", zones::apart),
     ("queues::in_the_link", queues::in_the_link),
     ("queues::in_the_guest", queues::in_the_guest),
     (
@@ -115,6 +117,7 @@ const CONTAINERS: &[(&str, Run)] = &[
     ("containers::the_switch_dies", containers::the_switch_dies),
     ("containers::kernel_fabric", containers::kernel_fabric),
     ("containers::measured", containers::measured),
+    ("zones::apart", zones::apart),
 ];
 
 fn main() -> ExitCode {

@@ -255,6 +255,7 @@ fn machine(old: &Machine, new: &Machine, after: bool, aspects: &mut Vec<Aspect>)
         format!("{} → {}", old.vcpus, new.vcpus)
     });
     note("engine", old.engine != new.engine, nothing);
+    note("zone", old.zone != new.zone, nothing);
     let group = |machine: &Machine| {
         (
             machine.limits.cpu,

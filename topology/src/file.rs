@@ -144,6 +144,8 @@ pub struct Machine {
     pub vcpus: Option<u64>,
     /// What runs it; by default what `vmm launch --engine` says.
     pub engine: Option<Engine>,
+    /// Nodes of different zones share no process: frames of each zone are handled by a switch of its own, unless a link joins them.
+    pub zone: Option<String>,
     /// A kernel other than the image's, relative to this file.
     pub kernel: Option<String>,
     /// An erofs root other than the image's, relative to this file.

@@ -23,6 +23,7 @@ mod schema;
 pub mod segment;
 mod verification;
 mod written;
+pub mod zones;
 
 pub use host::{Files, Folder};
 pub use load::{Loaded, Sources};

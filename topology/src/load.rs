@@ -44,6 +44,9 @@ pub struct Sources {
     /// The devices of interfaces, by `node.interface`.
     #[serde(default)]
     pub devices: BTreeMap<String, Device>,
+    /// Only what lies in this zone counts; all of it if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
 }
 
 impl Sources {
@@ -62,6 +65,9 @@ impl Sources {
                 let name = format!("{}.{}", node.name, interface.name);
                 interface.device = self.devices.get(&name).cloned();
             }
+        }
+        if let Some(zone) = &self.zone {
+            loaded.topology = loaded.topology.part(zone);
         }
         Ok(loaded)
     }

@@ -241,6 +241,8 @@ pub struct Machine {
     pub vcpus: u8,
     /// What runs it; what the lab runs by default if it says nothing.
     pub engine: Option<Engine>,
+    /// The group of nodes that share a switch process; see [`crate::zones`].
+    pub zone: Option<String>,
     /// A kernel other than the lab's image; absolute.
     pub kernel: Option<PathBuf>,
     /// An erofs root other than the lab's image; absolute.

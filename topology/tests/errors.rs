@@ -278,7 +278,7 @@ fn shape() {
             3 | "colour": "red",
               | ^^^^^^^^
               |
-              = help: fields: memory, vcpus, engine, kernel, rootfs, interfaces, routes, sysctls, files, commands, routing, ready, after, on, labels, save, cpu, host-memory
+              = help: fields: memory, vcpus, engine, zone, kernel, rootfs, interfaces, routes, sysctls, files, commands, routing, ready, after, on, labels, save, cpu, host-memory
         "#]],
     );
     check_node(

@@ -63,6 +63,7 @@ impl Resolver<'_> {
             memory: self.memory(written.memory, path).unwrap_or(defaults.memory),
             vcpus: self.vcpus(written.vcpus, path).unwrap_or(defaults.vcpus),
             engine: self.engine(written, path),
+            zone: self.zone(written, path),
             kernel: kernel.or_else(|| defaults.kernel.clone()),
             rootfs: rootfs.or_else(|| defaults.rootfs.clone()),
             interfaces: Vec::new(),
@@ -96,6 +97,19 @@ impl Resolver<'_> {
         }
         machine.ready = self.ready(written, &machine, path);
         NodeKind::Machine(Box::new(machine))
+    }
+
+    fn zone(&mut self, written: &file::Machine, path: &Path) -> Option<String> {
+        let zone = written.zone.clone()?;
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if zone.is_empty() || zone.len() > 16 || zone.starts_with('-') || !zone.chars().all(plain) {
+            self.findings.error(
+                &path.at("zone"),
+                format!("`{zone}` cannot be the name of a zone"),
+                "1 to 16 characters of `a-z`, `0-9` and `-`, the first not a `-`",
+            );
+        }
+        Some(zone)
     }
 
     fn engine(&mut self, written: &file::Machine, path: &Path) -> Option<Engine> {

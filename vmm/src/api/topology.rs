@@ -90,7 +90,7 @@ fn problem(error: ChangeError) -> Problem {
             ..Problem::new(StatusCode::UNPROCESSABLE_ENTITY, failure.message)
         },
         ChangeError::Switch(LinkError::Silent(_)) => Problem::new(StatusCode::BAD_GATEWAY, detail),
-        ChangeError::Broken(_) | ChangeError::Switch(_) => {
+        ChangeError::Broken(_) | ChangeError::Zone { .. } | ChangeError::Switch(_) => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
         }
     }

@@ -29,10 +29,13 @@ pub struct Lab {
     pub file: PathBuf,
     /// Process number of the lab process.
     pub pid: u32,
-    /// Process number of the virtual switch.
+    /// Process number of the virtual switch, of several the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch_pid: Option<u32>,
-    /// How often the switch was started again because it had ended by itself.
+    /// The virtual switches: one for each zone of the topology.
+    #[serde(default)]
+    pub switches: Vec<Switch>,
+    /// How often a switch was started again because it had ended by itself.
     #[serde(default)]
     pub switch_restarts: u64,
     /// What runs the machines.
@@ -59,6 +62,16 @@ pub struct Lab {
     pub limits_missing: Option<String>,
     /// In the order of the file.
     pub nodes: Vec<Node>,
+}
+
+/// A virtual switch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Switch {
+    /// The zone whose frames it handles; empty for that of nodes that are in none.
+    pub zone: String,
+    /// Its process number, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
 }
 
 /// How far processes are jailed.

@@ -181,8 +181,7 @@ fn plan(args: &LaunchArgs, root: &RunRoot) -> Result<Option<Plan>, Failure> {
         None => {}
     }
     let engines = Engines::find(choice.engine.clone(), &topology)?;
-    let ports = root.lab(&name).ports();
-    devices::assign(&mut topology, choice.engine.name(), &ports);
+    devices::assign(&mut topology, choice.engine.name(), &root.lab(&name));
     let isolation = block_on(Isolation::find(args.isolation))?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Some(Plan {

@@ -343,6 +343,7 @@ mod tests {
             description: None,
             file: "/lab.json".into(),
             switch_pid: None,
+            switches: Vec::new(),
             switch_restarts: 0,
             pid: 1,
             engine: EngineName::Kvm,

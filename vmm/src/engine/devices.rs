@@ -9,10 +9,12 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use topology::model::{self, Completion, Device, DeviceKind, Fabric, NodeKind, Topology};
+use topology::zones::Zones;
 
 use super::{Engine, Engines};
 use crate::api::types::EngineName;
 use crate::failure::{Code, Failure};
+use crate::lab::run_folder::LabPaths;
 
 /// Programs of iproute2 with which the kernel is told of its fabric.
 const PROGRAMS: [&str; 3] = ["ip", "tc", "bridge"];
@@ -64,11 +66,11 @@ pub fn check(topology: &Topology, engines: &Engines) -> Result<(), Failure> {
     })
 }
 
-/// Gives interfaces their devices, with names that are no other lab's; `ports` is the lab's folder of ports. `default` is the engine of
+/// Gives interfaces their devices, with names that are no other lab's; `paths` are the lab's. `default` is the engine of
 /// machines that ask for none.
-pub fn assign(topology: &mut Topology, default: EngineName, ports: &Path) {
-    let fabric = topology.fabric;
-    for node in &mut topology.nodes {
+pub fn assign(topology: &mut Topology, default: EngineName, paths: &LabPaths) {
+    let (fabric, zones) = (topology.fabric, Zones::of(topology));
+    for (index, node) in topology.nodes.iter_mut().enumerate() {
         let NodeKind::Machine(machine) = &mut node.kind else {
             continue;
         };
@@ -81,8 +83,8 @@ pub fn assign(topology: &mut Topology, default: EngineName, ports: &Path) {
             (Fabric::Vswitch, _) | (Fabric::Kernel, EngineName::Kvm) => None,
         };
         for interface in &mut machine.interfaces {
-            let socket = ports.join(&node.name).join(&interface.name);
-            let name = name(&socket);
+            let socket = paths.port(zones.zone(index), &node.name, &interface.name);
+            let name = name(&socket.with_extension(""));
             interface.device = kind.map(|kind| Device { name, kind });
         }
     }
@@ -149,7 +151,7 @@ mod tests {
             .unwrap()
             .topology;
         topology.fabric = fabric;
-        assign(&mut topology, engine, Path::new("/run/lab/ports"));
+        assign(&mut topology, engine, &LabPaths::at("/run/lab".into()));
         let machines = topology.nodes.iter().filter_map(|node| node.machine());
         machines
             .map(|machine| Some(machine.interfaces[0].device.as_ref()?.kind))

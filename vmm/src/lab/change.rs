@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use topology::difference::{Difference, LinkChange, NodeChange};
 use topology::model::{Check, Node, Topology};
+use topology::zones::{COMMON, Zones};
 use topology::{Loaded, Sources};
 
 use super::agent::{Agent, ExecEvent};
@@ -112,6 +113,16 @@ pub enum ChangeError {
     /// It is no lab that runs.
     #[error("the lab is {0}")]
     NotRunning(&'static str),
+    /// A node would be elsewhere.
+    #[error(
+        "node {node} would be in {zone}: zones of a running lab stay what they are; stop it and launch it again"
+    )]
+    Zone {
+        /// The node.
+        node: String,
+        /// Its new zone.
+        zone: String,
+    },
     /// This machine lacks something.
     #[error("{0}")]
     Host(Failure),
@@ -223,9 +234,14 @@ impl Changes {
         };
         let removed: Vec<Node> = difference.nodes.iter().filter_map(removed).collect();
         let renamed = renamed(&current.topology, topology, &difference);
+        let zones = Zones::of(topology);
+        let zone_of = |name: &str| {
+            let index = topology.nodes.iter().position(|node| node.name == name);
+            index.map_or(COMMON, |index| zones.zone(index))
+        };
         if let Err(error) = added
             .iter()
-            .try_for_each(|node| self.paths.create_node(&node.name))
+            .try_for_each(|node| self.paths.create_node(zone_of(&node.name), &node.name))
         {
             self.clear(&added);
             let message = format!("cannot write {}: {error}", self.paths.folder().display());
@@ -236,6 +252,7 @@ impl Changes {
             text: request.text.clone(),
             files: loaded.files.clone(),
             devices: devices(&loaded.topology),
+            zone: None,
         };
         if let Err(error) = self.links.apply(&sources, wiring, &renamed).await {
             self.clear(&added);
@@ -243,8 +260,12 @@ impl Changes {
         }
 
         // The switch is what it is to be, and what follows cannot be refused.
-        if let Err(error) = self.paths.write_sources(&sources) {
-            let path = self.paths.sources();
+        for zone in self.links.zones() {
+            let part = self.links.part(zone, &sources);
+            let Err(error) = self.paths.write_sources(zone, &part) else {
+                continue;
+            };
+            let path = self.paths.sources(zone);
             self.state.notice(None, format!("cannot write {}: {error}; a switch that had to be started again would not know of this change", path.display()));
         }
         self.remove(removed).await;
@@ -302,11 +323,7 @@ impl Changes {
         loaded.topology.fabric = current.topology.fabric;
         let engines =
             Engines::find(self.engine.clone(), &loaded.topology).map_err(ChangeError::Host)?;
-        engine::devices::assign(
-            &mut loaded.topology,
-            self.engine.name(),
-            &self.paths.ports(),
-        );
+        engine::devices::assign(&mut loaded.topology, self.engine.name(), &self.paths);
         let topology = &loaded.topology;
         if topology.name != self.name {
             return Err(ChangeError::OtherLab {
@@ -315,6 +332,7 @@ impl Changes {
             });
         }
         let old = &current.topology;
+        self.check_zones(old, topology)?;
         let difference = Difference::between(old, topology);
         let touched = if request.keep_links {
             BTreeSet::default()
@@ -347,6 +365,28 @@ impl Changes {
             difference,
             loaded,
         })
+    }
+
+    /// Each switch was started for a zone, and what it has stays there.
+    fn check_zones(&self, old: &Topology, new: &Topology) -> Result<(), ChangeError> {
+        let (before, after) = (Zones::of(old), Zones::of(new));
+        for (index, node) in new.nodes.iter().enumerate() {
+            let zone = after.zone(index);
+            let place = old.nodes.iter().position(|other| other.name == node.name);
+            let was = place.map(|place| before.zone(place));
+            let has_switch = self.links.zones().any(|known| known == zone);
+            if !has_switch || was.is_some_and(|was| was != zone) {
+                return Err(ChangeError::Zone {
+                    node: node.name.clone(),
+                    zone: if zone == COMMON {
+                        "no zone".to_owned()
+                    } else {
+                        format!("zone {zone}")
+                    },
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What the machines of `topology` are.
@@ -395,7 +435,9 @@ impl Changes {
     fn clear(&self, nodes: &[Node]) {
         for Node { name, .. } in nodes {
             let _ = std::fs::remove_dir_all(self.paths.node(name));
-            let _ = std::fs::remove_dir_all(self.paths.node_ports(name));
+            for zone in self.links.zones() {
+                let _ = std::fs::remove_dir_all(self.paths.node_ports(zone, name));
+            }
         }
     }
 

@@ -88,7 +88,7 @@ pub fn of(lab: &Context, machine: &node::Spec) -> io::Result<Ground> {
     });
     Ok(Ground {
         isolation: lab.isolation.clone(),
-        ports: lab.paths.node_ports(name),
+        ports: machine.ports.clone(),
         group,
         processors,
         fabric: match lab.fabric {

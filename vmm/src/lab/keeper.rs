@@ -1,4 +1,4 @@
-//! Keeps the switch running: one that ends by itself is started again, and becomes what it was.
+//! Keeps a switch running: one that ends by itself is started again, and becomes what it was.
 //!
 //! The machines notice by themselves: their monitors connect again and hand over their rings, and go on behind the last frame that
 //! the old switch had completed. What was inside links is lost with it, and so are counters; seeds and schedules are those of the lab.
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// A switch that has run for so long has not been started in vain.
 const STEADY: Duration = Duration::from_mins(1);
 
-/// The switch of a lab, whichever process that is by now.
+/// The switch of a zone, whichever process that is by now.
 #[derive(Debug)]
 pub struct Keeper<'a> {
     context: &'a Context,
@@ -94,7 +94,7 @@ impl<'a> Keeper<'a> {
 
     async fn start_again(&mut self) -> Result<(), String> {
         self.context.janitor().forget(self.switch.pid);
-        self.context.state.set_switch(None);
+        self.context.state.set_switch(&self.setup.zone, None);
         self.since = Instant::now();
         let (switch, ready) = spawn(self.context, self.setup, self.links, self.origin)
             .map_err(|failure| failure.message)?;
@@ -104,8 +104,8 @@ impl<'a> Keeper<'a> {
             how = self.switch.failed() => return Err(how),
         }
         let took = self.since.elapsed().as_millis();
-        let mut message = format!("the switch serves again after {took} ms");
-        for refused in self.links.restore().await {
+        let mut message = format!("{} serves again after {took} ms", self.setup.called());
+        for refused in self.links.restore(&self.setup.zone).await {
             message = format!("{message}; {refused}");
         }
         self.context.state.switch_restarted(message);
@@ -119,7 +119,8 @@ impl<'a> Keeper<'a> {
             let is_up = !matches!(node.state, NodeState::Stopped | NodeState::Ended);
             let is_cut_off =
                 self.context.fabric == Fabric::Kernel || node.engine == Some(EngineName::Container);
-            if !is_cut_off || !is_up {
+            let is_here = self.links.zone(&node.name).as_ref() == Some(&self.setup.zone);
+            if !is_cut_off || !is_up || !is_here {
                 continue;
             }
             if let Some(orders) = self.roster.find(&node.name) {
@@ -134,7 +135,7 @@ impl<'a> Keeper<'a> {
         let pid = self.switch.pid;
         self.switch.stop().await;
         self.context.janitor().forget(pid);
-        self.context.state.set_switch(None);
+        self.context.state.set_switch(&self.setup.zone, None);
     }
 }
 
@@ -152,6 +153,6 @@ fn spawn(
     };
     let (switch, ready) = Switch::start(setup, &context.paths, origin.elapsed(), hear)?;
     context.janitor().watch(switch.pid);
-    context.state.set_switch(Some(switch.pid));
+    context.state.set_switch(&setup.zone, Some(switch.pid));
     Ok((switch, ready))
 }

@@ -11,9 +11,11 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufR
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::watch;
-use topology::model::{Direction, Endpoint, NodeKind, Patch, Topology};
+use topology::model::{Direction, Endpoint, Fabric, NodeKind, Patch, Topology};
+use topology::zones::{COMMON, Zones};
 use topology::{Files, Folder, Sources};
 
+use super::run_folder::LabPaths;
 use super::switch::News;
 use crate::api::types::{CaptureRequest, Change, Link, LinkCounters, LinkDirection};
 
@@ -29,7 +31,16 @@ pub type Carriers = watch::Receiver<Vec<bool>>;
 #[derive(Debug)]
 pub struct Links {
     inner: RwLock<Inner>,
-    switch: PathBuf,
+    /// Where the switch of each zone answers, and what it has of the topology.
+    switches: BTreeMap<String, Station>,
+    fabric: Fabric,
+}
+
+/// What is known of the switch of a zone.
+#[derive(Debug)]
+struct Station {
+    control: PathBuf,
+    sources: PathBuf,
 }
 
 #[derive(Debug)]
@@ -83,6 +94,7 @@ pub struct Wiring {
 /// The NICs of a machine.
 #[derive(Debug, Clone)]
 struct Nics {
+    zone: String,
     names: Vec<String>,
     carriers: watch::Sender<Vec<bool>>,
 }
@@ -90,6 +102,7 @@ struct Nics {
 #[derive(Debug, Clone)]
 struct Ends {
     name: String,
+    zone: String,
     /// For people: `node:interface`, of a switch or hub `node:port`, or just the name of an external node.
     names: [String; 2],
     /// The NIC at each end, if it is a machine's: the node's name, and its number there.
@@ -121,19 +134,26 @@ struct Counted {
 impl Wiring {
     /// That of `topology`; machines whose NICs are those of `old` keep what tells them of their carriers.
     fn new(topology: &Topology, old: Option<&Self>) -> Self {
-        let nics = topology.nodes.iter().filter_map(|node| {
-            let names = node.machine()?.interfaces.iter().map(|i| i.name.clone());
-            let names: Vec<_> = names.collect();
-            let known = old.and_then(|old| old.nics.get(&node.name));
-            let known = known.filter(|nics| nics.names == names).cloned();
-            let nics = known.unwrap_or_else(|| Nics {
-                carriers: watch::Sender::new(vec![false; names.len()]),
-                names,
+        let zones = Zones::of(topology);
+        let nics = topology
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(index, node)| {
+                let names = node.machine()?.interfaces.iter().map(|i| i.name.clone());
+                let names: Vec<_> = names.collect();
+                let known = old.and_then(|old| old.nics.get(&node.name));
+                let known = known.filter(|nics| nics.names == names).cloned();
+                let nics = known.unwrap_or_else(|| Nics {
+                    zone: zones.zone(index).to_owned(),
+                    carriers: watch::Sender::new(vec![false; names.len()]),
+                    names,
+                });
+                Some((node.name.clone(), nics))
             });
-            Some((node.name.clone(), nics))
-        });
         let ends = topology.links.iter().map(|link| Ends {
             name: link.name.clone(),
+            zone: zones.zone(link.ends[0].node).to_owned(),
             names: link.ends.each_ref().map(|end| end_name(topology, end)),
             nics: link.ends.map(|end| nic(topology, end)),
         });
@@ -141,6 +161,11 @@ impl Wiring {
             nics: nics.collect(),
             ends: ends.collect(),
         }
+    }
+
+    /// The zone of a node; `None` if it is no machine.
+    pub fn zone(&self, node: &str) -> Option<&str> {
+        Some(&self.nics.get(node)?.zone)
     }
 
     /// Which NICs of a node have a carrier; `None` if it is no machine.
@@ -185,8 +210,8 @@ impl Wiring {
 }
 
 impl Links {
-    /// The links of `topology`, whose switch answers on `switch`.
-    pub fn new(topology: &Topology, switch: PathBuf) -> Self {
+    /// The links of `topology`, in a lab of these paths.
+    pub fn new(topology: &Topology, paths: &LabPaths) -> Self {
         let wiring = Wiring::new(topology, None);
         for (link, ends) in topology.links.iter().zip(&wiring.ends) {
             for (direction, attributes) in link.directions.iter().enumerate() {
@@ -194,9 +219,18 @@ impl Links {
             }
         }
         let touched = BTreeMap::new();
+        let station = |zone: String| {
+            let station = Station {
+                control: paths.vswitch(&zone),
+                sources: paths.sources(&zone),
+            };
+            (zone, station)
+        };
+        let zones = Zones::of(topology).names().into_iter();
         Self {
             inner: RwLock::new(Inner { wiring, touched }),
-            switch,
+            switches: zones.map(station).collect(),
+            fabric: topology.fabric,
         }
     }
 
@@ -213,12 +247,22 @@ impl Links {
         self.inner().wiring.clone()
     }
 
+    /// The zone of a node; `None` if it is no machine.
+    pub fn zone(&self, node: &str) -> Option<String> {
+        self.inner().wiring.zone(node).map(ToOwned::to_owned)
+    }
+
+    /// The zones that have a switch.
+    pub fn zones(&self) -> impl Iterator<Item = &String> {
+        self.switches.keys()
+    }
+
     /// What there will be when the lab is what `topology` says.
     pub fn rewired(&self, topology: &Topology) -> Wiring {
         Wiring::new(topology, Some(&self.inner().wiring))
     }
 
-    /// Has the switch run the topology in `config`, a copy of `file`; nothing has changed if it refuses. What there is from then on is
+    /// Has each switch run its part of `sources`; nothing has changed if one refuses. What there is from then on is
     /// `wiring`; `renamed` links are those with other names than before, `None` if they are gone.
     pub async fn apply(
         &self,
@@ -226,8 +270,17 @@ impl Links {
         wiring: Wiring,
         renamed: &HashMap<String, Option<String>>,
     ) -> Result<(), LinkError> {
-        // The switch is jailed, and sees no file of the host.
-        self.ask(&json!({"op": "apply", "text": sources})).await?;
+        for (n, zone) in self.zones().enumerate() {
+            let part = self.part(zone, sources);
+            // The switch is jailed, and sees no file of the host.
+            let applied = self.ask(zone, &json!({"op": "apply", "text": part})).await;
+            if let Err(error) = applied {
+                for zone in self.zones().take(n) {
+                    self.undo(zone).await;
+                }
+                return Err(error);
+            }
+        }
         {
             let mut inner = self.inner_mut();
             inner.wiring = wiring;
@@ -244,14 +297,44 @@ impl Links {
         Ok(())
     }
 
-    /// Has a switch that was started again be what the lab's last one was; what it refuses.
-    pub async fn restore(&self) -> Vec<LinkError> {
+    /// What the switch of a zone is to run of `sources`.
+    pub fn part(&self, zone: &str, sources: &Sources) -> Sources {
+        Sources {
+            zone: self.zone_to_run(zone),
+            ..sources.clone()
+        }
+    }
+
+    /// The kernel's fabric is asked for all, and says what it does not do.
+    pub fn zone_to_run(&self, zone: &str) -> Option<String> {
+        (self.fabric == Fabric::Vswitch).then(|| zone.to_owned())
+    }
+
+    /// Has a switch be what it was before the change that others have refused.
+    async fn undo(&self, zone: &str) {
+        let Some(station) = self.switches.get(zone) else {
+            return;
+        };
+        let sources = std::fs::read(&station.sources).unwrap_or_default();
+        if let Ok(sources) = serde_json::from_slice::<Value>(&sources) {
+            // One that refuses what it was is about to end, and is started as what it was.
+            let _ = self
+                .ask(zone, &json!({"op": "apply", "text": sources}))
+                .await;
+        }
+    }
+
+    /// Has the switch of a zone that was started again be what the last one was; what it refuses.
+    pub async fn restore(&self, zone: &str) -> Vec<LinkError> {
         let touched = self.inner().touched.clone();
         let mut refused = Vec::new();
         for (name, touch) in touched {
+            if self.zone_of_link(&name).ok().as_deref() != Some(zone) {
+                continue;
+            }
             let set = json!({"forward": touch.forward, "backward": touch.backward});
             let request = json!({"op": "set", "link": name, "set": set, "files": touch.files});
-            refused.extend(self.ask(&request).await.err());
+            refused.extend(self.ask(zone, &request).await.err());
         }
         self.learn_carriers().await;
         refused
@@ -319,20 +402,33 @@ impl Links {
         struct Stats {
             links: Vec<Counted>,
         }
-        let mut answer = self.ask(&json!({"op": op})).await?;
-        let strange = |error: serde_json::Error| LinkError::Silent(error.to_string());
-        let stats: Stats = serde_json::from_value(answer["stats"].take()).map_err(strange)?;
+        let mut all = Vec::new();
+        for zone in self.zones() {
+            let mut answer = self.ask(zone, &json!({"op": op})).await?;
+            let strange = |error: serde_json::Error| LinkError::Silent(error.to_string());
+            let stats: Stats = serde_json::from_value(answer["stats"].take()).map_err(strange)?;
+            all.extend(stats.links);
+        }
         let inner = self.inner();
         // The switch may just have become another one; it counts what it has.
-        let known = |name: &str| inner.wiring.ends.iter().find(|ends| ends.name == name);
-        let links = stats.links.into_iter();
-        let links = links.filter_map(|counted| Some(describe(known(&counted.name)?, counted)));
-        Ok(links.collect())
+        let place = |name: &str| inner.wiring.ends.iter().position(|ends| ends.name == name);
+        let links = all.into_iter().filter_map(|counted| {
+            let place = place(&counted.name)?;
+            Some((place, describe(&inner.wiring.ends[place], counted)))
+        });
+        let mut links: Vec<_> = links.collect();
+        links.sort_by_key(|(place, _)| *place);
+        Ok(links.into_iter().map(|(_, link)| link).collect())
     }
 
-    /// Everything that the switch counts, as it says it.
+    /// Everything that the switch counts, as it says it; of several all together.
     pub async fn switch(&self) -> Result<Value, LinkError> {
-        Ok(self.ask(&json!({"op": "stats"})).await?["stats"].take())
+        let mut all = Value::Null;
+        for zone in self.zones() {
+            let stats = self.ask(zone, &json!({"op": "stats"})).await?["stats"].take();
+            add(&mut all, stats);
+        }
+        Ok(all)
     }
 
     /// One link as it is now.
@@ -344,13 +440,13 @@ impl Links {
 
     /// Sets attributes of a link, all in one moment; they hold when this returns.
     pub async fn set(&self, name: &str, set: &Map<String, Value>) -> Result<(), LinkError> {
-        self.known(name)?;
+        let zone = self.zone_of_link(name)?;
         let file = Path::new("set");
         let folder = Folder::of(file);
         let parsed = Patch::parse_in(&Value::Object(set.clone()).to_string(), file, &folder);
         parsed.map_err(|report| LinkError::Refused(report.to_string()))?;
-        self.ask(&json!({"op": "set", "link": name, "set": set, "files": folder.files()}))
-            .await?;
+        let request = json!({"op": "set", "link": name, "set": set, "files": folder.files()});
+        self.ask(&zone, &request).await?;
         let mut inner = self.inner_mut();
         let touch = inner.touched.entry(name.to_owned()).or_default();
         touch.add(set, folder.files());
@@ -359,18 +455,23 @@ impl Links {
 
     /// Makes a link what the topology says.
     pub async fn reset(&self, name: &str) -> Result<(), LinkError> {
-        self.known(name)?;
-        self.ask(&json!({"op": "reset", "link": name})).await?;
+        let zone = self.zone_of_link(name)?;
+        self.ask(&zone, &json!({"op": "reset", "link": name}))
+            .await?;
         self.inner_mut().touched.remove(name);
         Ok(())
     }
 
-    fn known(&self, name: &str) -> Result<(), LinkError> {
-        if self.names().iter().any(|link| link == name) {
-            Ok(())
-        } else {
-            Err(LinkError::Unknown(name.to_owned()))
-        }
+    fn zone_of_link(&self, name: &str) -> Result<String, LinkError> {
+        let inner = self.inner();
+        let ends = inner.wiring.ends.iter().find(|ends| ends.name == name);
+        let ends = ends.ok_or_else(|| LinkError::Unknown(name.to_owned()))?;
+        Ok(ends.zone.clone())
+    }
+
+    fn station(&self, zone: &str) -> Result<&Station, LinkError> {
+        let station = self.switches.get(zone);
+        station.ok_or_else(|| LinkError::Silent(format!("there is none of zone {zone}")))
     }
 
     /// Starts a capture. What is read from the first half is pcapng; closing the second has the switch complete it and end.
@@ -378,12 +479,20 @@ impl Links {
         &self,
         request: &CaptureRequest,
     ) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), LinkError> {
-        for name in &request.links {
-            self.known(name)?;
+        let of_links = request.links.iter().map(|name| self.zone_of_link(name));
+        let mut zones = of_links.collect::<Result<BTreeSet<_>, _>>()?;
+        if request.links.is_empty() {
+            zones.extend(self.zones().cloned());
         }
+        let (Some(zone), true) = (zones.pop_first(), zones.is_empty()) else {
+            return Err(LinkError::Refused(
+                "each zone has a switch of its own, so a capture is of links of one zone: name them".into(),
+            ));
+        };
+        let switch = &self.station(&zone)?.control;
         let request = json!({"op": "capture", "capture": request});
         let begin = async {
-            let (frames, mut end) = UnixStream::connect(&self.switch).await?.into_split();
+            let (frames, mut end) = UnixStream::connect(switch).await?.into_split();
             end.write_all(format!("{request}\n").as_bytes()).await?;
             let mut frames = BufReader::new(frames);
             let answer = answer(&mut frames).await?;
@@ -392,14 +501,36 @@ impl Links {
         in_time(begin).await
     }
 
-    async fn ask(&self, request: &Value) -> Result<Value, LinkError> {
+    async fn ask(&self, zone: &str, request: &Value) -> Result<Value, LinkError> {
+        let switch = &self.station(zone)?.control;
         let exchange = async {
-            let mut stream = UnixStream::connect(&self.switch).await?;
+            let mut stream = UnixStream::connect(switch).await?;
             stream.write_all(format!("{request}\n").as_bytes()).await?;
             let answer = answer(&mut BufReader::new(stream)).await?;
             Ok((answer.clone(), answer))
         };
         in_time(exchange).await
+    }
+}
+
+/// Adds what one switch counts to what others do: lists follow each other, numbers add up.
+fn add(all: &mut Value, more: Value) {
+    match (all, more) {
+        (Value::Object(all), Value::Object(more)) => {
+            for (name, value) in more {
+                add(all.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(all), Value::Array(more)) => all.extend(more),
+        (Value::Number(all), Value::Number(more)) => {
+            let sum = all.as_u64().unwrap_or(0) + more.as_u64().unwrap_or(0);
+            *all = sum.into();
+        }
+        (all, more) => {
+            if all.is_null() {
+                *all = more;
+            }
+        }
     }
 }
 
@@ -429,6 +560,7 @@ pub fn as_written(topology: &Topology) -> Vec<Link> {
     let links = topology.links.iter().map(|link| {
         let ends = Ends {
             name: link.name.clone(),
+            zone: COMMON.to_owned(),
             names: link.ends.each_ref().map(|end| end_name(topology, end)),
             nics: link.ends.map(|end| nic(topology, end)),
         };
@@ -488,7 +620,7 @@ mod tests {
         let topology = Topology::parse(text, Path::new("lab.json"))
             .unwrap()
             .topology;
-        let links = Links::new(&topology, PathBuf::new());
+        let links = Links::new(&topology, &LabPaths::at(PathBuf::new()));
         let carriers = |node: &str| {
             links
                 .wiring()

@@ -21,21 +21,24 @@ mod switch;
 pub mod usage;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::select_all;
 use monitor::{NicConfig, NodeConfig};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use topology::model::{self, Device, Fabric, NodeKind, Role, Topology};
+use topology::zones::{COMMON, Zones};
 use topology::{Files, Sources};
 
 use crate::api;
 use crate::api::types::{
     BootTimes, EngineName, Interface, IsolationLevel, Keep, Kind, Lab, Node, NodeState, Phase,
+    Switch,
 };
 use crate::cgroup::LabGroup;
 use crate::engine::auto::Choice;
@@ -95,7 +98,8 @@ pub struct Prepared {
     roster: Roster,
     links: Arc<Links>,
     folder: RunFolder,
-    switch: switch::Setup,
+    /// One for each zone.
+    switches: Vec<switch::Setup>,
     listener: UnixListener,
     janitor: SharedJanitor,
     keeper: JoinHandle<()>,
@@ -104,6 +108,7 @@ pub struct Prepared {
     state: State,
     isolation: Isolation,
     group: Option<Arc<LabGroup>>,
+    fabric: Fabric,
 }
 
 /// What every machine of a lab shares.
@@ -133,7 +138,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let paths = root.lab(&plan.name);
     check_socket_paths(&plan.topology, &paths)?;
     let switch_program = switch::program()?;
-    let links = Arc::new(Links::new(&plan.topology, paths.vswitch()));
+    let links = Arc::new(Links::new(&plan.topology, &paths));
     let (machines, roster) = machines(plan, &paths, &links.wiring())?;
     ground::check_processors(&plan.topology)?;
     let folder = root.create(&plan.name)?;
@@ -152,7 +157,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
         isolation: plan.isolation.report().level,
         grouped: group.is_some(),
     });
-    match set_up(plan, &folder, group.as_ref()) {
+    match set_up(plan, &folder, group.as_ref(), &links) {
         Ok((janitor, keeper, listener)) => Ok(Prepared {
             machines,
             newcomers,
@@ -167,15 +172,8 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
             boots_at_once: plan.boots_at_once,
             state,
             isolation: plan.isolation.clone(),
-            switch: switch::Setup {
-                program: switch_program,
-                fabric: plan.topology.fabric,
-                sources: folder.paths.sources(),
-                namespaces: plan.isolation.of_switch(&plan.topology),
-                jail: plan
-                    .isolation
-                    .switch_plan(&plan.topology, &folder.paths.ports()),
-            },
+            switches: switches(plan, &switch_program, &folder.paths),
+            fabric: plan.topology.fabric,
             group: group.map(Arc::new),
             folder,
         }),
@@ -188,10 +186,27 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     }
 }
 
+/// How the switch of each zone is started.
+fn switches(plan: &Plan, program: &Path, paths: &LabPaths) -> Vec<switch::Setup> {
+    let zones = Zones::of(&plan.topology).names().into_iter();
+    let setup = |zone: String| {
+        let part = plan.topology.part(&zone);
+        switch::Setup {
+            program: program.to_owned(),
+            fabric: part.fabric,
+            namespaces: plan.isolation.of_switch(&part),
+            jail: plan.isolation.switch_plan(&part, &paths.ports(&zone)),
+            zone,
+        }
+    };
+    zones.map(setup).collect()
+}
+
 fn set_up(
     plan: &Plan,
     folder: &RunFolder,
     group: Option<&LabGroup>,
+    links: &Links,
 ) -> std::io::Result<(SharedJanitor, JoinHandle<()>, UnixListener)> {
     // First, so that whoever removes the folder knows what else there is.
     folder.write_record(&LabRecord {
@@ -200,14 +215,20 @@ fn set_up(
         groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
     })?;
     let (janitor, keeper) = janitor::start(folder)?;
-    folder.paths.write_sources(&Sources {
-        file: plan.file.clone(),
-        text: plan.text.clone(),
-        files: plan.files.clone(),
-        devices: devices(&plan.topology),
-    })?;
-    for node in &plan.topology.nodes {
-        folder.paths.create_node(&node.name)?;
+    let zones = Zones::of(&plan.topology);
+    for zone in zones.names() {
+        folder.paths.create_zone(&zone)?;
+        let sources = Sources {
+            file: plan.file.clone(),
+            text: plan.text.clone(),
+            files: plan.files.clone(),
+            devices: devices(&plan.topology),
+            zone: links.zone_to_run(&zone),
+        };
+        folder.paths.write_sources(&zone, &sources)?;
+    }
+    for (index, node) in plan.topology.nodes.iter().enumerate() {
+        folder.paths.create_node(zones.zone(index), &node.name)?;
     }
     // The folder is this user's alone, so the socket is as well before and after its mode is set.
     let listener = UnixListener::bind(folder.paths.control())?;
@@ -239,7 +260,7 @@ impl Prepared {
             isolation: self.isolation,
             paths: self.folder.paths.clone(),
             group: self.group,
-            fabric: self.switch.fabric,
+            fabric: self.fabric,
             stop: watch::Sender::new(false),
         };
         let api = api::Api {
@@ -269,7 +290,7 @@ impl Prepared {
                 roster: self.roster,
             },
             &self.links,
-            &self.switch,
+            &self.switches,
         )
         .await;
         context.state.ended();
@@ -299,20 +320,31 @@ async fn operate(
     signals: &mut EndSignals,
     mut cast: Cast,
     links: &Arc<Links>,
-    setup: &switch::Setup,
+    setups: &[switch::Setup],
 ) -> Result<(), Failure> {
-    let (mut keeper, ready) = match Keeper::start(context, setup, links, &cast.roster) {
-        Ok(started) => started,
-        Err(failure) => {
-            context.state.ending(Some(failure.message.clone()));
-            return Err(failure);
+    let (mut keepers, mut started) = (Vec::new(), Vec::new());
+    for setup in setups {
+        match Keeper::start(context, setup, links, &cast.roster) {
+            Ok((keeper, ready)) => {
+                keepers.push(keeper);
+                started.push(ready);
+            }
+            Err(failure) => {
+                context.state.ending(Some(failure.message.clone()));
+                for keeper in keepers {
+                    keeper.stop().await;
+                }
+                return Err(failure);
+            }
         }
-    };
+    }
     let mut running = JoinSet::new();
     let asked = context.state.stop_asked();
     let result = {
         let work = async {
-            ready.wait().await?;
+            for ready in started {
+                ready.wait().await?;
+            }
             start(context, cast.machines, &mut running);
             let faults = faults::run(cast.faults, cast.roster.clone(), context.state.clone());
             tokio::select! {
@@ -324,7 +356,7 @@ async fn operate(
             biased;
             () = asked => Ok(()),
             () = signals.come() => Ok(()),
-            failure = keeper.keep() => Err(failure),
+            failure = keep_running(&mut keepers) => Err(failure),
             result = work => result,
         }
     };
@@ -335,8 +367,16 @@ async fn operate(
     // there is nothing to save, and a person who ends a lab wants it gone.
     context.stop.send_replace(true);
     while running.join_next().await.is_some() {}
-    keeper.stop().await;
+    for keeper in keepers {
+        keeper.stop().await;
+    }
     result
+}
+
+/// Keeps all switches running until that is of no use for one of them.
+async fn keep_running(keepers: &mut [Keeper<'_>]) -> Failure {
+    let all = keepers.iter_mut().map(|keeper| Box::pin(keeper.keep()));
+    select_all(all).await.0
 }
 
 /// The switch listens: what lives in it is ready, and the machines may boot.
@@ -417,15 +457,16 @@ impl EndSignals {
 }
 
 fn check_socket_paths(topology: &Topology, paths: &LabPaths) -> Result<(), Failure> {
-    let mut sockets = vec![paths.control(), paths.vswitch()];
-    for (node, machine) in each_machine(topology) {
+    let zones = Zones::of(topology);
+    let mut sockets = vec![paths.control()];
+    sockets.extend(zones.names().iter().map(|zone| paths.vswitch(zone)));
+    for (index, node) in topology.nodes.iter().enumerate() {
+        let Some(machine) = node.machine() else {
+            continue;
+        };
         sockets.push(paths.agent(&node.name));
-        sockets.extend(
-            machine
-                .interfaces
-                .iter()
-                .map(|i| paths.port(&node.name, &i.name)),
-        );
+        let interfaces = machine.interfaces.iter();
+        sockets.extend(interfaces.map(|i| paths.port(zones.zone(index), &node.name, &i.name)));
     }
     LabPaths::check_socket_lengths(sockets)
 }
@@ -471,8 +512,9 @@ fn spec(
     let (Some(machine), Some(carriers)) = (node.machine(), wiring.carriers(&node.name)) else {
         return Ok(None);
     };
+    let zone = wiring.zone(&node.name).unwrap_or(COMMON);
     let nics = machine.interfaces.iter().map(|interface| NicConfig {
-        socket: paths.port(&node.name, &interface.name),
+        socket: paths.port(zone, &node.name, &interface.name),
         mac: interface.mac.to_string(),
         mtu: interface.mtu,
         queue_size: interface.queue_size,
@@ -495,6 +537,7 @@ fn spec(
             serial_log: paths.serial(&node.name),
             cmdline: None,
         },
+        ports: paths.node_ports(zone, &node.name),
         configure: describe::configure(topology, &node.name, machine)?,
         policy: machine.on,
         limits: machine.limits.clone(),
@@ -584,6 +627,11 @@ fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
         file: plan.file.clone(),
         pid: std::process::id(),
         switch_pid: None,
+        switches: Zones::of(&plan.topology)
+            .names()
+            .into_iter()
+            .map(|zone| Switch { zone, pid: None })
+            .collect(),
         switch_restarts: 0,
         engine: plan.choice.engine.name(),
         engine_reason: plan.choice.reason.clone(),
@@ -698,6 +746,7 @@ mod tests {
             file: "/lab.json".into(),
             pid: 1,
             switch_pid: None,
+            switches: Vec::new(),
             switch_restarts: 0,
             engine: EngineName::Kvm,
             engine_reason: String::new(),

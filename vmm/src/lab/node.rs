@@ -1,6 +1,6 @@
 //! One machine of a lab, from its first boot to the end of the lab.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_protocol::{ToAgent, ToHost};
@@ -50,6 +50,8 @@ pub struct Spec {
     pub engine: Engine,
     /// For its engine.
     pub config: NodeConfig,
+    /// The folder of its sockets at the switch.
+    pub ports: PathBuf,
     /// For its agent.
     pub configure: ToAgent,
     /// What its process may take of the host.

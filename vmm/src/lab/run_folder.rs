@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use topology::Sources;
+use topology::zones::COMMON;
 
 use super::children;
 use crate::cgroup;
@@ -152,9 +153,8 @@ impl RunRoot {
         folder
             .clear()
             .map_err(|e| cannot(&folder.paths.folder, &e))?;
-        for path in [folder.paths.ports(), folder.paths.nodes()] {
-            create_private(&path).map_err(|e| cannot(&path, &e))?;
-        }
+        let nodes = folder.paths.nodes();
+        create_private(&nodes).map_err(|e| cannot(&nodes, &e))?;
         Ok(folder)
     }
 }
@@ -183,9 +183,27 @@ impl LabPaths {
         self.folder.join("control.sock")
     }
 
-    /// The switch's control socket.
-    pub fn vswitch(&self) -> PathBuf {
-        self.folder.join("vswitch.sock")
+    /// The folder of a zone: the lab's for nodes that are in none.
+    fn zone(&self, zone: &str) -> PathBuf {
+        if zone == COMMON {
+            self.folder.clone()
+        } else {
+            self.folder.join("zones").join(zone)
+        }
+    }
+
+    /// Makes the folders of a zone.
+    pub fn create_zone(&self, zone: &str) -> io::Result<()> {
+        if zone != COMMON {
+            create_private(&self.folder.join("zones"))?;
+            create_private(&self.zone(zone))?;
+        }
+        create_private(&self.ports(zone))
+    }
+
+    /// The control socket of a zone's switch.
+    pub fn vswitch(&self, zone: &str) -> PathBuf {
+        self.zone(zone).join("vswitch.sock")
     }
 
     /// What a detached lab process writes.
@@ -193,19 +211,20 @@ impl LabPaths {
         self.folder.join("lab.log")
     }
 
-    /// The folder of the vhost-user sockets.
-    pub fn ports(&self) -> PathBuf {
-        self.folder.join("ports")
+    /// The folder of a zone's vhost-user sockets: all that its switch sees of the lab.
+    pub fn ports(&self, zone: &str) -> PathBuf {
+        self.zone(zone).join("ports")
     }
 
     /// The folder of a machine's vhost-user sockets: all that its process sees of the lab.
-    pub fn node_ports(&self, node: &str) -> PathBuf {
-        self.ports().join(node)
+    pub fn node_ports(&self, zone: &str, node: &str) -> PathBuf {
+        self.ports(zone).join(node)
     }
 
     /// The vhost-user socket of an interface.
-    pub fn port(&self, node: &str, interface: &str) -> PathBuf {
-        self.node_ports(node).join(format!("{interface}.sock"))
+    pub fn port(&self, zone: &str, node: &str, interface: &str) -> PathBuf {
+        self.node_ports(zone, node)
+            .join(format!("{interface}.sock"))
     }
 
     fn nodes(&self) -> PathBuf {
@@ -218,21 +237,21 @@ impl LabPaths {
     }
 
     /// Makes the folders of a node.
-    pub fn create_node(&self, node: &str) -> io::Result<()> {
-        create_private(&self.node_ports(node))?;
+    pub fn create_node(&self, zone: &str, node: &str) -> io::Result<()> {
+        create_private(&self.node_ports(zone, node))?;
         create_private(&self.node(node))
     }
 
-    /// What the switch runs, should it have to be started again.
-    pub fn sources(&self) -> PathBuf {
-        self.folder.join("topology.json")
+    /// What the switch of a zone runs, should it have to be started again.
+    pub fn sources(&self, zone: &str) -> PathBuf {
+        self.zone(zone).join("topology.json")
     }
 
     /// Writes that, all or nothing.
-    pub fn write_sources(&self, sources: &Sources) -> io::Result<()> {
-        let new = self.folder.join("topology.json.new");
+    pub fn write_sources(&self, zone: &str, sources: &Sources) -> io::Result<()> {
+        let new = self.zone(zone).join("topology.json.new");
         fs::write(&new, serde_json::to_vec(sources)?)?;
-        fs::rename(new, self.sources())
+        fs::rename(new, self.sources(zone))
     }
 
     /// The socket that leads to a node's agent.
@@ -447,7 +466,7 @@ mod tests {
     fn what_a_killed_lab_left_is_swept() {
         let (_guard, root) = root();
         let lab = root.create("one").unwrap();
-        lab.paths.create_node("a").unwrap();
+        lab.paths.create_node(COMMON, "a").unwrap();
         fs::write(lab.paths.serial("a"), "log").unwrap();
         let folder = lab.paths.folder().to_path_buf();
         drop(lab);
@@ -459,7 +478,7 @@ mod tests {
     fn a_launch_clears_what_a_killed_lab_left() {
         let (_guard, root) = root();
         let lab = root.create("one").unwrap();
-        lab.paths.create_node("a").unwrap();
+        lab.paths.create_node(COMMON, "a").unwrap();
         drop(lab);
         let lab = root.create("one").unwrap();
         assert!(!lab.paths.node("a").exists());
@@ -490,7 +509,7 @@ mod tests {
     fn the_longest_names_fit_roots_default_folder() {
         let root = RunRoot("/run/hopyard".into());
         let paths = root.lab(&"l".repeat(32));
-        let port = paths.port(&"n".repeat(32), &"i".repeat(15));
+        let port = paths.port(COMMON, &"n".repeat(32), &"i".repeat(15));
         assert!(LabPaths::check_socket_lengths([port, paths.agent(&"n".repeat(32))]).is_ok());
     }
 }

@@ -185,12 +185,16 @@ impl State {
         self.send(change);
     }
 
-    /// The switch runs, or no longer does.
-    pub fn set_switch(&self, pid: Option<u32>) {
-        self.inner().lab.switch_pid = pid;
+    /// The switch of a zone runs, or no longer does.
+    pub fn set_switch(&self, zone: &str, pid: Option<u32>) {
+        let lab = &mut self.inner().lab;
+        if let Some(switch) = lab.switches.iter_mut().find(|switch| switch.zone == zone) {
+            switch.pid = pid;
+        }
+        lab.switch_pid = lab.switches.iter().find_map(|switch| switch.pid);
     }
 
-    /// The switch has been started again, and serves; `message` says so.
+    /// A switch has been started again, and serves; `message` says so.
     pub fn switch_restarted(&self, message: String) {
         self.inner().lab.switch_restarts += 1;
         self.notice(None, message);

@@ -1,4 +1,4 @@
-//! The lab's virtual switch: one `vswitch` process.
+//! A virtual switch of the lab: one `vswitch` process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use topology::model::Fabric;
+use topology::zones::COMMON;
 
 use super::children::{self, LastWords};
 use super::run_folder::LabPaths;
@@ -40,12 +41,23 @@ pub struct Setup {
     pub program: PathBuf,
     /// What it makes links of.
     pub fabric: Fabric,
-    /// Where the [`topology::Sources`] of what it runs are.
-    pub sources: PathBuf,
+    /// The zone whose frames it handles.
+    pub zone: String,
     /// The namespaces it starts in, if it is jailed.
     pub namespaces: Option<Namespaces>,
     /// What it keeps in its jail.
     pub jail: Option<Plan>,
+}
+
+impl Setup {
+    /// What people call it.
+    pub fn called(&self) -> String {
+        if self.zone == COMMON {
+            "the switch".to_owned()
+        } else {
+            format!("the switch of zone {}", self.zone)
+        }
+    }
 }
 
 /// `$HOPYARD_VSWITCH`, else `vswitch` beside this program.
@@ -89,16 +101,16 @@ impl Switch {
         let command = match setup.fabric {
             Fabric::Vswitch => command
                 .arguments(["run", "--sockets"])
-                .arguments([paths.ports()])
+                .arguments([paths.ports(&setup.zone)])
                 .jailed(setup.namespaces),
             Fabric::Kernel => command.arguments(["kernel"]),
         };
         let mut command = command
             .arguments(["--sources"])
-            .arguments([&setup.sources])
+            .arguments([paths.sources(&setup.zone)])
             .arguments(["--elapsed", &elapsed.as_nanos().to_string()])
             .arguments(["--control"])
-            .arguments([paths.vswitch()]);
+            .arguments([paths.vswitch(&setup.zone)]);
         if let Some(plan) = &setup.jail {
             let plan = serde_json::to_string(plan).unwrap_or_default();
             command = command.arguments(["--jail", &plan]);

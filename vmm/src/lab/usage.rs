@@ -15,7 +15,11 @@ pub fn read(lab: &Lab, at_ms: u64) -> Usage {
         at_ms,
         host: host().unwrap_or_default(),
         lab: process(lab.pid),
-        switch: lab.switch_pid.and_then(process),
+        switch: together(
+            lab.switches
+                .iter()
+                .filter_map(|switch| process(switch.pid?)),
+        ),
         nodes: machines
             .map(|node| NodeUsage {
                 name: node.name.clone(),
@@ -23,6 +27,18 @@ pub fn read(lab: &Lab, at_ms: u64) -> Usage {
             })
             .collect(),
     }
+}
+
+/// What several processes have taken, under the number of the first.
+fn together(processes: impl Iterator<Item = ProcessUsage>) -> Option<ProcessUsage> {
+    processes.reduce(|all, one| ProcessUsage {
+        pid: all.pid,
+        cpu_ms: all.cpu_ms + one.cpu_ms,
+        waited_ms: all.waited_ms.zip(one.waited_ms).map(|(a, b)| a + b),
+        memory: all.memory + one.memory,
+        guest_memory: all.guest_memory + one.guest_memory,
+        threads: all.threads + one.threads,
+    })
 }
 
 /// Fills in what the process of every node of a lab has taken.

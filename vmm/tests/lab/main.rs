@@ -14,3 +14,4 @@ mod launch;
 mod look;
 mod operate;
 mod verify;
+mod zones;

@@ -143,6 +143,9 @@ impl Wiring {
             Err(KernelError::Node { node, what })
         };
         match &node.kind {
+            NodeKind::Machine(machine) if machine.zone.is_some() => {
+                return unsupported("it is in a `zone`, and the kernel is one for all");
+            }
             NodeKind::Machine(machine) => {
                 for interface in &machine.interfaces {
                     let Some(device) = &interface.device else {

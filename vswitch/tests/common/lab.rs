@@ -45,6 +45,7 @@ impl Lab {
     pub fn machine(&mut self, name: &str) -> NodeId {
         let machine = Machine {
             engine: None,
+            zone: None,
             role: Role::Host,
             memory: 64 << 20,
             vcpus: 1,

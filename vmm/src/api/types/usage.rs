@@ -13,7 +13,7 @@ pub struct Usage {
     /// The lab process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<ProcessUsage>,
-    /// The virtual switch, while it runs.
+    /// The virtual switch, while it runs; of several all together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switch: Option<ProcessUsage>,
     /// The machines of the lab, in the order of the file.

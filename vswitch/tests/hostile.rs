@@ -217,7 +217,7 @@ fn a_guest_breaks_its_receive_ring() {
         arena.nothing_leaks(reason);
     }
     held(
-        "a guest breaks its receive ring: the same",
+        "a guest breaks its receive ring: it loses the ring until it resets its device",
         RECEIVE.len() as u64,
         None,
     );

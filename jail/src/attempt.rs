@@ -1,7 +1,10 @@
 //! For tests: attacks, and how they ended.
 
+use std::collections::BTreeSet;
 use std::ffi::c_long;
 use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use crate::filter::Table;
 
@@ -57,4 +60,44 @@ pub fn every_other_call(tables: &[Table]) -> usize {
         }
     }
     tried
+}
+
+/// A process that may have few descriptors more than it has; dropped, as many as before.
+#[derive(Debug)]
+pub struct Starved {
+    process: Pid,
+    before: Rlimit,
+}
+
+impl Starved {
+    /// Leaves a process, which has the limits of this one, `free` descriptors.
+    ///
+    /// # Panics
+    /// If there is no such process, or it is another user's.
+    pub fn of(process: u32, free: usize) -> Self {
+        let open = std::fs::read_dir(format!("/proc/{process}/fd")).expect("a process");
+        let open: BTreeSet<u64> = open
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        let mut gaps = (0..).filter(|number| !open.contains(number));
+        let starved = Self {
+            process: Pid::from_raw(process.cast_signed()).expect("a process"),
+            before: getrlimit(Resource::Nofile),
+        };
+        starved.set(Rlimit {
+            current: gaps.nth(free),
+            ..starved.before
+        });
+        starved
+    }
+
+    fn set(&self, limit: Rlimit) {
+        prlimit(Some(self.process), Resource::Nofile, limit).expect("a process of one's own");
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        self.set(self.before);
+    }
 }

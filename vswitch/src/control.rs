@@ -32,6 +32,8 @@ use crate::stats::Stats;
 const MAX_REQUEST: usize = 256 << 20;
 /// The most bytes an answer may have, for a client.
 const MAX_ANSWER: usize = 64 << 20;
+/// How long a client is waited for that is turned away, and how long after an error the next one is accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a client may take for a request, or to read an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Clients served at a time.
@@ -167,7 +169,12 @@ impl Drop for Server {
 
 fn accept<F: Fabric>(socket: &Socket, fabric: &Arc<F>, ending: &AtomicBool) {
     let clients = Arc::new(AtomicUsize::new(0));
+    // For the client who has to be told that there is no other.
+    let mut spare = None;
     loop {
+        if spare.is_none() {
+            spare = socket.listener().try_clone().ok();
+        }
         match socket.listener().accept() {
             Ok((stream, _)) => {
                 if clients.fetch_add(1, Ordering::AcqRel) >= MAX_CLIENTS {
@@ -189,12 +196,35 @@ fn accept<F: Fabric>(socket: &Socket, fabric: &Arc<F>, ending: &AtomicBool) {
                 }
             }
             Err(_) if ending.load(Ordering::Acquire) => return,
+            Err(e) if is_without_descriptors(&e) && spare.take().is_some() => {
+                if let Ok((stream, _)) = socket.listener().accept() {
+                    // Who does not listen to that is left to itself.
+                    let _ = turn_away(stream);
+                }
+            }
             Err(e) => {
                 warn!("the control socket: {e}");
-                std::thread::sleep(Duration::from_millis(100));
+                std::thread::sleep(PAUSE);
             }
         }
     }
+}
+
+fn is_without_descriptors(error: &io::Error) -> bool {
+    [libc::EMFILE, libc::ENFILE]
+        .map(Some)
+        .contains(&error.raw_os_error())
+}
+
+/// Tells a client that there is no descriptor for it.
+fn turn_away(mut stream: UnixStream) -> io::Result<()> {
+    let why =
+        "the switch has no file descriptor left; raise its limit: prlimit --pid PID --nofile=N";
+    stream.set_write_timeout(Some(PAUSE))?;
+    send(&mut stream, &Answer::Error(why.to_owned()))?;
+    // A client that still sends its request would find the stream closed, and not look for an answer.
+    stream.set_read_timeout(Some(PAUSE))?;
+    stream.read(&mut [0; 4096]).map(drop)
 }
 
 /// One of the [`MAX_CLIENTS`].

@@ -6,13 +6,17 @@ mod process;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::panic::AssertUnwindSafe;
 use std::process::Stdio;
+use std::time::Duration;
 
 use common::driver::{Guest, Shape};
 use common::frontend::Connection;
 use common::{eventually, frame, mac};
+use jail::attempt::{Starved, held};
 use nix::sys::signal::Signal;
 use process::{Program, TOPOLOGY, files, run, signal, vswitch};
+use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use vswitch::stats::Stats;
 
 #[test]
@@ -195,4 +199,89 @@ fn pinned() {
             .count()
             == 2
     });
+}
+
+/// Lets the process have so many of `what`; `None`: as many as it had.
+fn limit(p: &Program, what: Resource, current: Option<u64>) {
+    let maximum = getrlimit(what).maximum;
+    let pid = rustix::process::Pid::from_raw(p.child.id().cast_signed());
+    let current = current.or(maximum);
+    prlimit(pid, what, Rlimit { current, maximum }).unwrap();
+}
+
+/// Two hosts exchange frames, and a third comes when the switch has nothing left of `what`: that is named, the others go on, and when there
+/// is more again the third is served.
+fn runs_out(what: Resource, named: &str) {
+    let topology = TOPOLOGY.replace(
+        r#""b": {"#,
+        r#""c": { "kind": "host", "interfaces": { "eth0": {} } }, "b": {"#,
+    );
+    let p = Program::run(&topology, &[]);
+    let mut guests = [(), (), ()].map(|()| Guest::new(Shape::default()));
+    let ports = ["a/eth0.sock", "b/eth0.sock", "c/eth0.sock"].map(|name| p.path(name));
+    let _connections = [0, 1].map(|n| Connection::start(&ports[n], &guests[n]));
+    let starved = (what == Resource::Nofile).then(|| Starved::of(p.child.id(), 8));
+    if starved.is_none() {
+        limit(&p, what, Some(1 << 20));
+    }
+    // Each takes a descriptor, as long as there are.
+    let connect = |_| UnixStream::connect(p.path("control.sock")).unwrap();
+    let idle: Vec<_> = (0..15).map(connect).collect();
+    let [sender, receiver, third] = &mut guests;
+    let late = std::thread::scope(|scope| {
+        let late = scope.spawn(|| {
+            loop {
+                // It gives up when its connection is closed, and comes again.
+                let attempt = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                    Connection::start(&ports[2], third)
+                }));
+                match attempt {
+                    Ok(connection) => return connection,
+                    Err(_) => std::thread::sleep(Duration::from_millis(20)),
+                }
+            }
+        });
+        for tag in 0..20 {
+            let f = frame(mac(2), mac(1), 100, tag);
+            sender.send(&f);
+            eventually("a frame", || receiver.receive() == Some(f.clone()));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if what == Resource::Nofile {
+            let said = p.stats(&[]);
+            assert!(!said.status.success());
+            let said = String::from_utf8_lossy(&said.stderr).into_owned();
+            assert!(said.contains("no file descriptor left"), "{said}");
+        }
+        limit(&p, what, None);
+        drop((starved, idle));
+        late.join().unwrap()
+    });
+    eventually("the third is served", || {
+        // Those that waited are still being told that there is nothing.
+        let said = p.stats(&["--json"]);
+        let Ok(stats) = serde_json::from_slice::<Stats>(&said.stdout) else {
+            return false;
+        };
+        let port = stats.ports.into_iter().find(|port| port.name == "c.eth0");
+        let port = port.unwrap();
+        port.receiving && port.last_error.unwrap_or_default().contains(named)
+    });
+    drop(late);
+    let what = format!("{what:?}").to_lowercase();
+    held(
+        &format!("the switch has no `{what}` left: it says so, others go on"),
+        1,
+        None,
+    );
+}
+
+#[test]
+fn descriptors_run_out() {
+    runs_out(Resource::Nofile, "Too many open files");
+}
+
+#[test]
+fn address_space_runs_out() {
+    runs_out(Resource::As, "Cannot allocate memory");
 }

@@ -1,6 +1,7 @@
 //! Serves the API on the lab's control socket: who may talk, and for how long.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -23,11 +25,13 @@ use super::types::{Phase, Problem};
 pub const MAX_BODY: usize = 1 << 20;
 /// How long a client may take to send the head of a request.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may stay that is refused whatever it asks for: its descriptor may be the last.
+const REFUSAL_PATIENCE: Duration = Duration::from_millis(200);
 /// How long a request may take, body included, whose answer is no stream.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Bytes of the head of a request.
 const MAX_HEAD: usize = 64 << 10;
-/// How long to wait when this process has no descriptor left for a connection.
+/// How long to wait when a connection cannot be had for another reason than descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of an error text that axum writes.
 const MAX_TEXT: usize = 64 << 10;
@@ -41,23 +45,34 @@ pub async fn serve(listener: UnixListener, router: Router, phases: watch::Receiv
         .max_buf_size(MAX_HEAD);
     let mut lab_ended = pin!(ended(phases.clone()));
     let mut open = JoinSet::new();
+    let mut spare = Spare::new();
     loop {
+        spare.keep();
         let accepted = tokio::select! {
             () = &mut lab_ended => break,
             Some(_) = open.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, problem) = match accepted {
+            Ok((stream, _)) => {
+                let problem = check_peer(&stream).err();
+                (stream, problem)
+            }
             Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
-            Err(_) => {
-                tokio::time::sleep(PAUSE).await;
-                continue;
+            Err(error) => {
+                let Some(stream) = spare.accept(&listener, &error) else {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                };
+                (stream, Some(no_descriptors()))
             }
         };
-        let router = match check_peer(&stream) {
-            Ok(()) => router.clone(),
-            Err(problem) => Router::new().fallback(async || problem),
+        let (router, patience) = match problem {
+            None => (router.clone(), None),
+            Some(problem) => {
+                let refusal = Router::new().fallback(async || problem);
+                (refusal, Some(REFUSAL_PATIENCE))
+            }
         };
         let connection = server
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
@@ -65,6 +80,10 @@ pub async fn serve(listener: UnixListener, router: Router, phases: watch::Receiv
         let lab_ended = ended(phases.clone());
         open.spawn(async move {
             let mut connection = pin!(connection);
+            if let Some(patience) = patience {
+                let _ = tokio::time::timeout(patience, connection).await;
+                return;
+            }
             // That a client has gone concerns nobody but the client.
             tokio::select! {
                 _ = &mut connection => return,
@@ -75,6 +94,40 @@ pub async fn serve(listener: UnixListener, router: Router, phases: watch::Receiv
     }
     drop(listener);
     open.join_all().await;
+}
+
+/// A descriptor that is kept for the client who has to be told that there is none left.
+struct Spare(Option<File>);
+
+impl Spare {
+    fn new() -> Self {
+        Self(None)
+    }
+
+    /// Has one again, if that can be.
+    fn keep(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
+
+    /// Takes the connection that could not be accepted because of `error`, in place of the spare one.
+    fn accept(&mut self, listener: &UnixListener, error: &io::Error) -> Option<UnixStream> {
+        let none_left = [libc::EMFILE, libc::ENFILE].map(Some);
+        if !none_left.contains(&error.raw_os_error()) || self.0.take().is_none() {
+            return None;
+        }
+        let accepted = listener.accept().now_or_never()?;
+        accepted.ok().map(|(stream, _)| stream)
+    }
+}
+
+fn no_descriptors() -> Problem {
+    let none_left = "the lab process has no file descriptor left";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, none_left).with_help(format!(
+        "end some of what it does for others, or raise its limit: prlimit --pid {} --nofile=N",
+        std::process::id()
+    ))
 }
 
 async fn ended(mut phases: watch::Receiver<Phase>) {

@@ -8,7 +8,7 @@ use super::table::table;
 use super::{Json, block_on, print, print_json};
 use crate::api::types::{EngineName, IsolationLevel, Kind, Lab, Node, NodeState, Phase};
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::failure::{Code, Failure};
 use crate::lab::run_folder::RunRoot;
 
 /// Arguments of `vmm ls`.
@@ -33,17 +33,24 @@ pub fn run(args: &LsArgs) -> Result<ExitCode, Failure> {
 
 async fn list_labs(json: bool) -> Result<(), Failure> {
     let root = RunRoot::from_env()?;
+    let mut silent = false;
     let mut labs = Vec::new();
     for name in root.labs() {
         match Client::at(&name, &root.lab(&name)).lab().await {
             Ok(lab) => labs.push(lab),
             // It has ended since.
             Err(_) if !root.labs().contains(&name) => {}
-            Err(failure) => eprintln!("warning: {}", failure.message),
+            Err(failure) => {
+                silent = true;
+                eprintln!("warning: {failure}");
+            }
         }
     }
     if json {
         return print_json(&labs);
+    }
+    if labs.is_empty() && silent {
+        return Err(Failure::new(Code::General, "no lab says how it stands"));
     }
     if labs.is_empty() {
         return print("no lab runs\n");

@@ -1,6 +1,10 @@
 //! What goes wrong in a lab: a message that says what to do, and nothing left.
 
-use crate::harness::Place;
+use std::os::unix::net::UnixStream;
+
+use jail::attempt::{Starved, held};
+
+use crate::harness::{Place, text};
 
 fn launch_fails(place: &Place, more: &[&str], status: i32) -> String {
     let mut args = vec!["launch", "--engine", "qemu", "lab.json"];
@@ -47,6 +51,62 @@ fn a_missing_engine_or_switch_is_named_with_the_remedy() {
     assert!(
         said.contains("vswitch") && said.contains("cargo build"),
         "{said}"
+    );
+}
+
+/// A lab process that has no descriptor left tells each client so, and goes on when it has.
+#[test]
+fn a_lab_without_descriptors_says_so() {
+    let place = Place::new();
+    place.launch();
+    let labs: serde_json::Value = serde_json::from_str(&place.ok(&["ls", "--json"])).unwrap();
+    let pid = labs[0]["pid"].as_u64().and_then(|pid| pid.try_into().ok());
+    let starved = Starved::of(pid.unwrap(), 8);
+    let control = place.run_folder().join("two/control.sock");
+    // Each takes one, as long as there are.
+    let connect = |_| UnixStream::connect(&control).unwrap();
+    let idle: Vec<_> = (0..20).map(connect).collect();
+    for command in [
+        &["exec", "a", "--", "true"][..],
+        &["node", "pause", "a"],
+        &["link", "ls"],
+        &["ls", "two"],
+    ] {
+        let output = place.run(command);
+        let said = text(&output);
+        assert!(
+            !output.status.success() && said.contains("no file descriptor left"),
+            "{command:?}: {said}"
+        );
+    }
+    drop((starved, idle));
+    place.ok(&["exec", "a", "--", "true"]);
+    place.ok(&["stop"]);
+    place.assert_clean();
+    held(
+        "the lab process has no descriptor left: it says so, and goes on when it has",
+        4,
+        None,
+    );
+}
+
+/// What is captured does not fit: that is said, and the lab goes on.
+#[test]
+fn a_full_disk_ends_a_capture_with_its_name() {
+    let place = Place::with_real_switch();
+    place.launch();
+    let said = place.fails(&["capture", "-w", "/dev/full"], 1);
+    assert!(
+        said.contains("/dev/full") && said.contains("No space left"),
+        "{said}"
+    );
+    place.ok(&["exec", "a", "--", "true"]);
+    place.ok(&["stop"]);
+    place.assert_clean();
+    held(
+        "a capture fills the disk: it ends by name, the lab goes on",
+        1,
+        None,
     );
 }
 

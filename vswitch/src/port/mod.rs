@@ -201,8 +201,17 @@ impl Port {
         policy: Policy,
         quota: &mut Bucket,
     ) -> bool {
-        let (Ok(clone), Ok(peek)) = (stream.try_clone(), stream.try_clone()) else {
-            return true;
+        let copies = stream
+            .try_clone()
+            .and_then(|one| Ok((one, stream.try_clone()?)));
+        let (clone, peek) = match copies {
+            Ok(copies) => copies,
+            Err(e) => {
+                drop(stream);
+                self.status
+                    .problem(&format!("cannot serve a front-end: {e}"));
+                return self.pause(PAUSE);
+            }
         };
         {
             let mut connection = self.connection();

@@ -164,7 +164,7 @@ fn plan(args: &LaunchArgs, root: &RunRoot) -> Result<Option<Plan>, Failure> {
             format!("cannot use {}: {error}", args.file.display()),
         )
     })?;
-    let image = if lab::needs_image(&topology) {
+    let image = if lab::machines::needs_image(&topology) {
         Some(image::find(args.image.image.as_deref())?)
     } else {
         None

@@ -15,11 +15,13 @@ use topology::{Loaded, Sources};
 use super::agent::{Agent, ExecEvent};
 use super::faults::{self, Fault, Faults};
 use super::links::{LinkError, Links, Wiring};
+use super::machines::{check_socket_paths, devices, spec};
 use super::node::{Machine, Spec};
 use super::orders::{Orders, Roster, Task};
 use super::run_folder::LabPaths;
 use super::state::State;
-use super::{Terms, check_socket_paths, describe, devices, ground, keep, plan, spec, view_node};
+use super::view::{self, Terms, keep};
+use super::{describe, ground, plan};
 use crate::api::types::{
     ChangePlan, IsolationLevel, Keep, NodeState, Phase, Step, TopologyRequest, TopologyText,
 };
@@ -458,7 +460,7 @@ impl Changes {
             } = change
             {
                 let node = &new.nodes[*index];
-                let view = view_node(node, self.terms());
+                let view = view::node(node, self.terms());
                 self.state.update(&node.name, |known| {
                     known.kind = view.kind;
                     known.labels = view.labels;
@@ -501,7 +503,7 @@ impl Changes {
     fn add(&self, nodes: &[Node], specs: &mut HashMap<String, Spec>) {
         // All are there before the first boots: it may have to wait for another.
         for node in nodes {
-            let mut view = view_node(node, self.terms());
+            let mut view = view::node(node, self.terms());
             if !specs.contains_key(&node.name) {
                 view.state = NodeState::Ready;
             }

@@ -122,7 +122,7 @@ mod tests {
         let roster = Roster::default();
         let (orders, mut requests) = Orders::new();
         roster.enter("a", orders);
-        let lab = crate::lab::tests::lab();
+        let lab = crate::lab::view::tests::lab();
         let (sender, faults) = watch::channel(vec![
             fault(10, "a", NodeOrder::Stop),
             fault(10, "gone", NodeOrder::Stop),

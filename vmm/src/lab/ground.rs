@@ -5,7 +5,8 @@ use std::io;
 use rustix::thread::{CpuSet, sched_getaffinity};
 use topology::model::{self, Fabric, Topology};
 
-use super::{Context, Plan, each_machine, node};
+use super::machines::each_machine;
+use super::{Context, Plan, node};
 use crate::api::types::NodeLimits;
 use crate::cgroup::LabGroup;
 use crate::engine::Ground;

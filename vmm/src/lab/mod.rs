@@ -9,6 +9,7 @@ mod ground;
 pub mod janitor;
 mod keeper;
 pub mod links;
+pub mod machines;
 pub mod metrics;
 mod node;
 pub mod orders;
@@ -19,27 +20,23 @@ pub mod run_folder;
 pub mod state;
 mod switch;
 pub mod usage;
+pub mod view;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::future::select_all;
-use monitor::{NicConfig, NodeConfig};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use topology::model::{self, Device, Fabric, NodeKind, Role, Topology};
-use topology::zones::{COMMON, Zones};
+use topology::model::{Fabric, Topology};
+use topology::zones::Zones;
 use topology::{Files, Sources};
 
 use crate::api;
-use crate::api::types::{
-    BootTimes, EngineName, Interface, IsolationLevel, Keep, Kind, Lab, Node, NodeState, Phase,
-    Switch,
-};
+use crate::api::types::{Kind, NodeState};
 use crate::cgroup::LabGroup;
 use crate::engine::auto::Choice;
 use crate::engine::{Engine, Engines, qemu};
@@ -50,8 +47,9 @@ use change::{Changes, Parts};
 use faults::Faults;
 use janitor::{Janitor, SharedJanitor};
 use keeper::Keeper;
-use links::{Links, Wiring};
-use orders::{Orders, Roster};
+use links::Links;
+use machines::{check_socket_paths, devices, each_machine, machines};
+use orders::Roster;
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
 use state::State;
 
@@ -143,7 +141,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     ground::check_processors(&plan.topology)?;
     let folder = root.create(&plan.name)?;
     let (group, limits_missing) = ground::make_group(plan);
-    let state = State::new(view(plan, limits_missing));
+    let state = State::new(view::lab(plan, limits_missing));
     let (changes, newcomers) = Changes::new(Parts {
         topology: plan.topology.clone(),
         file: plan.file.clone(),
@@ -456,131 +454,6 @@ impl EndSignals {
     }
 }
 
-fn check_socket_paths(topology: &Topology, paths: &LabPaths) -> Result<(), Failure> {
-    let zones = Zones::of(topology);
-    let mut sockets = vec![paths.control()];
-    sockets.extend(zones.names().iter().map(|zone| paths.vswitch(zone)));
-    for (index, node) in topology.nodes.iter().enumerate() {
-        let Some(machine) = node.machine() else {
-            continue;
-        };
-        sockets.push(paths.agent(&node.name));
-        let interfaces = machine.interfaces.iter();
-        sockets.extend(interfaces.map(|i| paths.port(zones.zone(index), &node.name, &i.name)));
-    }
-    LabPaths::check_socket_lengths(sockets)
-}
-
-fn each_machine(topology: &Topology) -> impl Iterator<Item = (&model::Node, &model::Machine)> {
-    let nodes = topology.nodes.iter();
-    nodes.filter_map(|node| Some((node, node.machine()?)))
-}
-
-/// The machines, and who gives them orders.
-fn machines(
-    plan: &Plan,
-    paths: &LabPaths,
-    wiring: &Wiring,
-) -> Result<(Vec<node::Machine>, Roster), Failure> {
-    let mut machines = Vec::new();
-    let roster = Roster::default();
-    for node in &plan.topology.nodes {
-        let image = plan.image.as_ref();
-        let Some(spec) = spec(&plan.topology, node, image, paths, wiring, &plan.engines)? else {
-            continue;
-        };
-        let (orders, receiver) = Orders::new();
-        roster.enter(&node.name, orders);
-        machines.push(node::Machine {
-            spec,
-            orders: receiver,
-            optional: false,
-        });
-    }
-    Ok((machines, roster))
-}
-
-/// What a node of `topology` is, if it is a machine.
-fn spec(
-    topology: &Topology,
-    node: &model::Node,
-    image: Option<&Image>,
-    paths: &LabPaths,
-    wiring: &Wiring,
-    engines: &Engines,
-) -> Result<Option<node::Spec>, Failure> {
-    let (Some(machine), Some(carriers)) = (node.machine(), wiring.carriers(&node.name)) else {
-        return Ok(None);
-    };
-    let zone = wiring.zone(&node.name).unwrap_or(COMMON);
-    let nics = machine.interfaces.iter().map(|interface| NicConfig {
-        socket: paths.port(zone, &node.name, &interface.name),
-        mac: interface.mac.to_string(),
-        mtu: interface.mtu,
-        queue_size: interface.queue_size,
-        carrier: true,
-    });
-    let (kernel, rootfs) = (image.map(|i| &i.kernel), image.map(|i| &i.rootfs));
-    let after = machine.after.iter();
-    let after = after.map(|other| topology.nodes[*other].name.clone());
-    let ready_timeout = machine.ready.as_ref().map(|ready| ready.timeout);
-    Ok(Some(node::Spec {
-        engine: engines.of(machine).clone(),
-        config: NodeConfig {
-            name: node.name.clone(),
-            kernel: file_of(&node.name, machine.kernel.as_ref(), kernel)?,
-            rootfs: file_of(&node.name, machine.rootfs.as_ref(), rootfs)?,
-            memory: machine.memory,
-            vcpus: machine.vcpus,
-            nics: nics.collect(),
-            agent_socket: paths.agent(&node.name),
-            serial_log: paths.serial(&node.name),
-            cmdline: None,
-        },
-        ports: paths.node_ports(zone, &node.name),
-        configure: describe::configure(topology, &node.name, machine)?,
-        policy: machine.on,
-        limits: machine.limits.clone(),
-        after: after.collect(),
-        ready_timeout: ready_timeout.unwrap_or(Duration::ZERO),
-        carriers,
-    }))
-}
-
-/// The devices of interfaces, by interface as the switch names it.
-fn devices(topology: &Topology) -> BTreeMap<String, Device> {
-    let devices = each_machine(topology).flat_map(|(node, machine)| {
-        machine.interfaces.iter().filter_map(|interface| {
-            let name = format!("{}.{}", node.name, interface.name);
-            Some((name, interface.device.clone()?))
-        })
-    });
-    devices.collect()
-}
-
-/// A node's own kernel or root, else the image's.
-fn file_of(node: &str, own: Option<&PathBuf>, image: Option<&PathBuf>) -> Result<PathBuf, Failure> {
-    match (own, image) {
-        (Some(own), _) => match crate::image::readable(own) {
-            Ok(()) => Ok(own.clone()),
-            Err(error) => {
-                let message = format!("node {node} cannot use {}: {error}", own.display());
-                Err(Failure::new(Code::Host, message))
-            }
-        },
-        (None, Some(image)) => Ok(image.clone()),
-        (None, None) => Err(Failure::new(
-            Code::Host,
-            format!("node {node} needs the guest image"),
-        )),
-    }
-}
-
-/// Whether any machine needs the lab's image.
-pub fn needs_image(topology: &Topology) -> bool {
-    each_machine(topology).any(|(_, machine)| machine.kernel.is_none() || machine.rootfs.is_none())
-}
-
 /// What a person should know before the lab starts.
 pub fn warnings(plan: &Plan) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -611,156 +484,4 @@ pub fn warnings(plan: &Plan) -> Vec<String> {
         }
     }
     warnings
-}
-
-fn view(plan: &Plan, limits_missing: Option<String>) -> Lab {
-    let started = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let isolation = plan.isolation.report();
-    let terms = Terms {
-        engine: plan.choice.engine.name(),
-        isolation: isolation.level,
-        group_missing: limits_missing.is_some(),
-    };
-    Lab {
-        name: plan.name.clone(),
-        description: plan.topology.description.clone(),
-        file: plan.file.clone(),
-        pid: std::process::id(),
-        switch_pid: None,
-        switches: Zones::of(&plan.topology)
-            .names()
-            .into_iter()
-            .map(|zone| Switch { zone, pid: None })
-            .collect(),
-        switch_restarts: 0,
-        engine: plan.choice.engine.name(),
-        engine_reason: plan.choice.reason.clone(),
-        revision: 0,
-        started: started.unwrap_or_default().as_secs(),
-        phase: Phase::Starting,
-        ready_ms: None,
-        failure: None,
-        isolation,
-        nodes: plan
-            .topology
-            .nodes
-            .iter()
-            .map(|node| view_node(node, terms))
-            .collect(),
-        limits_missing,
-    }
-}
-
-/// What is worth keeping of a node.
-pub fn keep(node: &model::Node) -> Keep {
-    match &node.kind {
-        NodeKind::Machine(machine) => Keep {
-            routing: machine.frr.is_some(),
-            paths: machine.save.clone(),
-        },
-        NodeKind::Switch(_) | NodeKind::Hub | NodeKind::External(_) => Keep::default(),
-    }
-}
-
-/// On which terms the machines of a lab run.
-#[derive(Debug, Clone, Copy)]
-pub struct Terms {
-    /// What runs those that ask for nothing.
-    pub engine: EngineName,
-    /// How their processes are jailed.
-    pub isolation: IsolationLevel,
-    /// No control group enforces limits.
-    pub group_missing: bool,
-}
-
-/// A node as it is before it is started.
-pub fn view_node(node: &model::Node, terms: Terms) -> Node {
-    let (kind, interfaces) = match &node.kind {
-        NodeKind::Switch(_) => (Kind::Switch, Vec::new()),
-        NodeKind::Hub => (Kind::Hub, Vec::new()),
-        NodeKind::External(_) => (Kind::External, Vec::new()),
-        NodeKind::Machine(machine) => {
-            let kind = match machine.role {
-                Role::Host => Kind::Host,
-                Role::Router => Kind::Router,
-            };
-            let interfaces = machine.interfaces.iter().map(|interface| Interface {
-                name: interface.name.clone(),
-                mac: interface.mac.to_string(),
-                addresses: interface
-                    .addresses
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect(),
-                mtu: interface.mtu,
-            });
-            (kind, interfaces.collect())
-        }
-    };
-    let machine = match &node.kind {
-        NodeKind::Machine(machine) => Some(machine),
-        _ => None,
-    };
-    let engine = machine.map(|machine| machine.engine.map_or(terms.engine, EngineName::from));
-    Node {
-        name: node.name.clone(),
-        kind,
-        state: NodeState::Waiting,
-        labels: match &node.kind {
-            NodeKind::Machine(machine) => machine.labels.clone(),
-            _ => BTreeMap::new(),
-        },
-        interfaces,
-        external: match &node.kind {
-            NodeKind::External(external) => Some(external.to_string()),
-            _ => None,
-        },
-        memory: machine.map(|machine| machine.memory),
-        vcpus: machine.map(|machine| machine.vcpus),
-        pid: None,
-        kernel: None,
-        restarts: 0,
-        boot: BootTimes::default(),
-        message: None,
-        last_end: None,
-        engine,
-        isolation: engine.map(|engine| match engine {
-            EngineName::Container => IsolationLevel::None,
-            EngineName::Kvm | EngineName::Qemu => terms.isolation,
-        }),
-        limits: machine.and_then(|machine| ground::limits(&machine.limits, terms.group_missing)),
-        usage: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::types::IsolationReport;
-
-    /// A lab that starts, without nodes.
-    pub fn lab() -> Lab {
-        Lab {
-            name: "lab".into(),
-            description: None,
-            file: "/lab.json".into(),
-            pid: 1,
-            switch_pid: None,
-            switches: Vec::new(),
-            switch_restarts: 0,
-            engine: EngineName::Kvm,
-            engine_reason: String::new(),
-            started: 0,
-            phase: Phase::Starting,
-            ready_ms: None,
-            failure: None,
-            revision: 0,
-            isolation: IsolationReport {
-                level: IsolationLevel::None,
-                missing: Vec::new(),
-            },
-            limits_missing: None,
-            nodes: Vec::new(),
-        }
-    }
 }

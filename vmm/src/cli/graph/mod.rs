@@ -20,7 +20,8 @@ use crate::api::types::{
 };
 use crate::client::Client;
 use crate::failure::{Code, Failure};
-use crate::lab::{self, Terms};
+use crate::lab::links::as_written;
+use crate::lab::view::{self, Terms};
 
 /// Arguments of `vmm graph`.
 #[derive(Debug, Args)]
@@ -133,8 +134,8 @@ fn of_topology(topology: &Topology) -> Graph {
     let nodes = topology
         .nodes
         .iter()
-        .map(|node| vertex(&lab::view_node(node, TERMS), None));
-    let links = lab::links::as_written(topology);
+        .map(|node| vertex(&view::node(node, TERMS), None));
+    let links = as_written(topology);
     draw(&topology.name, nodes.collect(), &links)
 }
 

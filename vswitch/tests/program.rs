@@ -268,9 +268,12 @@ fn runs_out(what: Resource, named: &str) {
         port.receiving && port.last_error.unwrap_or_default().contains(named)
     });
     drop(late);
-    let what = format!("{what:?}").to_lowercase();
+    let what = match what {
+        Resource::Nofile => "descriptors",
+        _ => "address space",
+    };
     held(
-        &format!("the switch has no `{what}` left: it says so, others go on"),
+        &format!("the switch has no {what} left: it says so, others go on"),
         1,
         None,
     );

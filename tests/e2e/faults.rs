@@ -1,6 +1,7 @@
 //! Processes killed and labs interrupted at any moment: the message tells, nothing is left, others go on.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -139,6 +140,46 @@ pub fn switch_killed(world: &World) -> Result<()> {
     unharmed(&bystander)?;
     bystander.stop()?;
     world.expect_nothing_left()
+}
+
+/// The clock of this machine jumps a day ahead and two back: links and machines do not notice.
+pub fn clock_jumps(world: &World) -> Result<()> {
+    if !tests::case::is_nested() {
+        println!("this sets the clock of the machine, and so only the nested host's");
+        return Ok(());
+    }
+    let lab = world.launch(&config("two-hosts.json"))?;
+    let (_, addresses) = lab.machines()?.into_iter().nth(1).context("a machine")?;
+    let to = addresses.first().context("an address")?.to_string();
+    let delay = ["link", "set", "--lab", lab.name(), "a:eth0", "delay=20ms"];
+    world.vmm(&delay)?.success()?;
+    lab.sh(
+        "a",
+        &format!("ping -i 0.2 {to} > /tmp/pings 2>&1 & echo $! > /tmp/pid"),
+    )?;
+    for jump in ["+1 day", "-2 days", "+1 day"] {
+        let set = Command::new("date").arg("-s").arg(jump).output()?;
+        ensure!(set.status.success(), "date -s {jump}: {set:?}");
+        let ping = ["ping", "-c", "3", "-i", "0.2", "-W", "5", &to];
+        lab.exec("a", &ping)?.success()?;
+    }
+    lab.sh("a", "kill $(cat /tmp/pid)")?;
+    let seen = lab.sh(
+        "a",
+        "sed -n 's/.*icmp_seq=\\([0-9]*\\) .*/\\1/p' /tmp/pings",
+    )?;
+    let seen = seen
+        .lines()
+        .map(str::parse)
+        .collect::<Result<Vec<u32>, _>>()?;
+    let all: Vec<u32> = (1..).take(seen.len()).collect();
+    ensure!(seen.len() > 5 && seen == all, "{seen:?}");
+    held(
+        "the clock jumps a day ahead and two back: nothing is lost",
+        3,
+        None,
+    );
+    lab.stop()
 }
 
 /// The lab process is killed: the janitor removes the rest.

@@ -91,6 +91,7 @@ const QEMU_ONLY: &[(&str, Run)] = &[
 
 const KVM_ONLY: &[(&str, Run)] = &[
     ("escapes::monitor", escapes::monitor),
+    ("faults::clock_jumps", faults::clock_jumps),
     ("measure::router_with_24_nics", measure::router_with_24_nics),
     ("limits::delegated", limits::delegated),
     ("measure::iperf", measure::iperf),

@@ -15,6 +15,11 @@ use crate::world::{World, bin_dir, image_dir, workspace};
 /// Set inside the nested KVM host.
 const NESTED: &str = "HOPYARD_TEST_NESTED";
 
+/// Whether this is the nested host.
+pub fn is_nested() -> bool {
+    std::env::var_os(NESTED).is_some()
+}
+
 /// What runs the machines of a lab.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
@@ -63,7 +68,7 @@ pub struct Case {
 /// takes as long as a case.
 pub fn main(cases: Vec<Case>) -> ExitCode {
     let arguments = Arguments::from_args();
-    let nested = std::env::var_os(NESTED).is_some();
+    let nested = is_nested();
     let in_place = nested || has_kvm();
     let mut tests: Vec<(String, Needs, Test)> = Vec::new();
     for case in cases {

@@ -86,6 +86,20 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes([two[0], two[1]]))
 }
 
+/// The EtherType behind at most `tags` VLAN tags of a frame that begins with `head`, and where what it names begins.
+pub(crate) fn behind_tags(head: &[u8], tags: usize) -> Option<(u16, usize)> {
+    let mut at = 12;
+    let mut kind = u16_at(head, at)?;
+    for _ in 0..tags {
+        if !VLAN.contains(&kind) {
+            break;
+        }
+        at += 4;
+        kind = u16_at(head, at)?;
+    }
+    Some((kind, at + 2))
+}
+
 /// Classifies a frame by its first bytes.
 pub fn classify(frame: &[u8]) -> Class {
     let mut hash = Hash(0);

@@ -50,6 +50,20 @@ pub struct Segment {
 }
 
 impl Info {
+    /// A frame that has just come, of which nothing more is known.
+    #[inline]
+    pub fn new(len: u32, offload: Offload) -> Self {
+        Self {
+            len,
+            offload,
+            segment: None,
+            class: Class::default(),
+            marked: false,
+            flipped: None,
+            head: None,
+        }
+    }
+
     /// How it is to be cut, if it is a superframe.
     #[inline]
     pub fn superframe(&self) -> Option<&Gso> {

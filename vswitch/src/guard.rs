@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use topology::model::{Interface, Lock};
 
-use crate::classify::{IPV4, IPV6, MAX_TAGS, VLAN, u16_at};
+use crate::classify::{IPV4, IPV6, MAX_TAGS, behind_tags};
 use crate::counters::Drop;
 use crate::frame;
 use crate::offload::Gso;
@@ -115,16 +115,8 @@ impl Names {
         let Some(addresses) = &self.addresses else {
             return Some(true);
         };
-        let mut at = 12;
-        let mut kind = u16_at(frame, at)?;
-        for _ in 0..MAX_TAGS {
-            if !VLAN.contains(&kind) {
-                break;
-            }
-            at += 4;
-            kind = u16_at(frame, at)?;
-        }
-        let packet = frame.get(at + 2..)?;
+        let (kind, at) = behind_tags(frame, MAX_TAGS)?;
+        let packet = frame.get(at..)?;
         match kind {
             ARP => self.cover_arp(addresses, packet),
             IPV4 => cover_v4(addresses, packet),

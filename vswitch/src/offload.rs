@@ -4,7 +4,7 @@
 //! A request is checked once against the real headers of its frame. A superframe stands for its segments; one by one they are made from
 //! its headers and a part of its payload, when they are copied.
 
-use crate::classify::{IPV4, IPV6, MAX_TAGS, VLAN, u16_at};
+use crate::classify::{IPV4, IPV6, MAX_TAGS, behind_tags};
 use crate::frame::Segment;
 use crate::net_header::Request;
 use crate::ring::Sum;
@@ -259,16 +259,7 @@ impl Headers {
     /// Finds the headers of a frame of `len` bytes that begins with `head`; `None` if it is no complete, unfragmented TCP or UDP packet, or
     /// has bytes behind it.
     fn find(head: &[u8], len: u32, tags: usize) -> Option<Self> {
-        let mut at = 12;
-        let mut ethertype = u16_at(head, at)?;
-        for _ in 0..tags {
-            if !VLAN.contains(&ethertype) {
-                break;
-            }
-            at += 4;
-            ethertype = u16_at(head, at)?;
-        }
-        let network = at + 2;
+        let (ethertype, network) = behind_tags(head, tags)?;
         let packet = len.checked_sub(network as u32)?;
         let (protocol, transport) = match ethertype {
             IPV4 => {

@@ -278,15 +278,7 @@ impl Engine {
     /// Drops a frame that has come from outside because the pool is used up.
     fn no_memory(&mut self, external: usize, len: usize) {
         if let Some(lane) = self.outside.externals[external].egress {
-            let info = Info {
-                len: len as u32,
-                offload: Offload::default(),
-                segment: None,
-                class: Class::default(),
-                marked: false,
-                flipped: None,
-                head: None,
-            };
+            let info = Info::new(len as u32, Offload::default());
             self.lanes[lane].count_in(&info);
             self.drop(lane, info, Place::Nowhere, Drop::Pool);
         }
@@ -331,13 +323,9 @@ impl Engine {
         };
         let len = stored + head.map_or(0, |head| head.len() as u32 - head.stored() as u32);
         let info = Info {
-            len,
-            offload,
-            segment: None,
             class,
-            marked: false,
-            flipped: None,
             head,
+            ..Info::new(len, offload)
         };
         let place = Place::Pool(slot);
         let guard = &self.outside.externals[external].guard;

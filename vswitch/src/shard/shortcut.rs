@@ -170,13 +170,8 @@ impl Lane {
             entered += 1;
             bytes += u64::from(taken.len);
             let mut info = Info {
-                len: taken.len,
-                offload: taken.offload.unwrap_or_default(),
-                segment: None,
                 class: tx.class(taken.head, kept.classifies),
-                marked: false,
-                flipped: None,
-                head: None,
+                ..Info::new(taken.len, taken.offload.unwrap_or_default())
             };
             let header = info.header();
             if let Err(reason) = self.shaper.admit(now, header, false) {

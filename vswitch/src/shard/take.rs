@@ -157,18 +157,10 @@ impl Engine {
             self.release(place);
             return 1;
         };
+        let mut info = Info::new(len, offload);
         let guard = &self.ports[port].guard;
-        let allowed = guard.check_len(len, offload.gso.as_ref());
+        let allowed = guard.check_len(len, info.superframe());
         if guard.is_locked() || allowed.is_err() {
-            let info = Info {
-                len,
-                offload,
-                segment: None,
-                class: Class::default(),
-                marked: false,
-                flipped: None,
-                head: None,
-            };
             match allowed {
                 Ok(()) => self.send_guarded(lane, info, sender, now),
                 Err(reason) => self.turn_away(lane, info, place, reason),
@@ -176,25 +168,14 @@ impl Engine {
             self.release(place);
             return info.frames();
         }
-        let start = match self.lanes[lane].sink {
-            Sink::Port(_) | Sink::External(_) => None,
-            Sink::Bridge { .. } => self.tx[port].as_ref().and_then(|side| {
+        if let Some(side) = &self.tx[port] {
+            if matches!(self.lanes[lane].sink, Sink::Bridge { .. }) {
                 let mut start = [0; HEAD_BYTES];
                 let len = side.ring.peek(head, &mut start);
-                Head::read(&start[..len])
-            }),
-        };
-        let side = self.tx[port].as_ref();
-        let class = side.map(|side| side.class(head, self.classifies));
-        let info = Info {
-            len,
-            offload,
-            segment: None,
-            class: class.unwrap_or_default(),
-            marked: false,
-            flipped: None,
-            head: start,
-        };
+                info.head = Head::read(&start[..len]);
+            }
+            info.class = side.class(head, self.classifies);
+        }
         if self.lanes[lane].holds_sender().is_some() {
             self.enter_held(lane, info, sender, now);
         } else {

@@ -1,6 +1,7 @@
 //! Zones: groups of nodes whose frames no process handles together with those of another.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
 
 use crate::model::{Endpoint, Fabric, Link, Node, NodeKind, Topology};
 
@@ -113,10 +114,11 @@ fn alone(node: &Node) -> Node {
     node
 }
 
-/// FNV-1a without its offset, so that nothing is 0.
-fn hash(text: &str) -> u64 {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-    text.bytes().fold(0, step)
+/// The same on every machine; of [`COMMON`] 0, so that its draws are those of a topology without zones.
+fn hash(zone: &str) -> u64 {
+    let mut hasher = fnv::FnvHasher::with_key(0);
+    hasher.write(zone.as_bytes());
+    hasher.finish()
 }
 
 /// Disjoint sets.

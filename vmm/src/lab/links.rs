@@ -297,17 +297,12 @@ impl Links {
         Ok(())
     }
 
-    /// What the switch of a zone is to run of `sources`.
+    /// What the switch of a zone is to run of `sources`. The kernel's fabric is asked for all, and says what it does not do.
     pub fn part(&self, zone: &str, sources: &Sources) -> Sources {
         Sources {
-            zone: self.zone_to_run(zone),
+            zone: (self.fabric == Fabric::Vswitch).then(|| zone.to_owned()),
             ..sources.clone()
         }
-    }
-
-    /// The kernel's fabric is asked for all, and says what it does not do.
-    pub fn zone_to_run(&self, zone: &str) -> Option<String> {
-        (self.fabric == Fabric::Vswitch).then(|| zone.to_owned())
     }
 
     /// Has a switch be what it was before the change that others have refused.

@@ -213,18 +213,20 @@ fn set_up(
         groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
     })?;
     let (janitor, keeper) = janitor::start(folder)?;
-    let zones = Zones::of(&plan.topology);
-    for zone in zones.names() {
-        folder.paths.create_zone(&zone)?;
-        let sources = Sources {
-            file: plan.file.clone(),
-            text: plan.text.clone(),
-            files: plan.files.clone(),
-            devices: devices(&plan.topology),
-            zone: links.zone_to_run(&zone),
-        };
-        folder.paths.write_sources(&zone, &sources)?;
+    let sources = Sources {
+        file: plan.file.clone(),
+        text: plan.text.clone(),
+        files: plan.files.clone(),
+        devices: devices(&plan.topology),
+        zone: None,
+    };
+    for zone in links.zones() {
+        folder.paths.create_zone(zone)?;
+        folder
+            .paths
+            .write_sources(zone, &links.part(zone, &sources))?;
     }
+    let zones = Zones::of(&plan.topology);
     for (index, node) in plan.topology.nodes.iter().enumerate() {
         folder.paths.create_node(zones.zone(index), &node.name)?;
     }

@@ -46,6 +46,24 @@ impl<'w> Lab<'w> {
         Ok(self.exec(node, &["sh", "-c", command])?.success()?.stdout)
     }
 
+    /// The sequence numbers of the answers in what `ping` has written to `file` in a node so far.
+    pub fn pings(&self, node: &str, file: &str) -> Result<Vec<u32>> {
+        let numbers = format!("sed -n 's/.*icmp_seq=\\([0-9]*\\) .*/\\1/p' {file}");
+        let seen = self.sh(node, &numbers)?;
+        Ok(seen.lines().map(str::parse).collect::<Result<_, _>>()?)
+    }
+
+    /// More than `least` of them, each once and in order: nothing is lost.
+    pub fn expect_every_ping(&self, node: &str, file: &str, least: usize) -> Result<()> {
+        let seen = self.pings(node, file)?;
+        let all: Vec<u32> = (1..).take(seen.len()).collect();
+        ensure!(
+            seen.len() > least && seen == all,
+            "something is lost or reordered: {seen:?}"
+        );
+        Ok(())
+    }
+
     /// What `vmm ls --json` says about it.
     pub fn state(&self) -> Result<Value> {
         find(&self.world.ls()?, &self.name)

@@ -3,6 +3,7 @@
 //! Every case of [`LABS`] runs twice, under engine `qemu` on this machine and under engine `kvm`, which needs
 //! hardware virtualization or else the nested host of `tests/nested`.
 
+mod adopt;
 mod attacks;
 mod bad_input;
 mod change;
@@ -56,6 +57,7 @@ const LABS: &[(&str, Run)] = &[
     ("faults::switch_killed", faults::switch_killed),
     ("faults::launcher_killed", faults::launcher_killed),
     ("faults::at_any_moment", faults::at_any_moment),
+    ("adopt::under_traffic", adopt::under_traffic),
     ("faults::never_ready", faults::never_ready),
     ("faults::never_answers", faults::never_answers),
     ("faults::too_much_memory", faults::too_much_memory),
@@ -111,6 +113,7 @@ const CONTAINERS: &[(&str, Run)] = &[
     ("shell::terminal", shell::terminal),
     ("faults::node_killed", faults::node_killed),
     ("faults::launcher_killed", faults::launcher_killed),
+    ("adopt::under_traffic", adopt::under_traffic),
     ("operate::links_live", operate::links_live),
     ("change::while_it_runs", change::while_it_runs),
     ("containers::what_they_are", containers::what_they_are),

@@ -194,13 +194,11 @@ impl<'w> Lab<'w> {
 
     /// The process of the lab that runs the switch.
     pub fn switch_pid(&self) -> Result<u32> {
-        let processes = self.processes()?;
-        let switch = processes
-            .iter()
-            .find(|process| process.command == "vswitch");
-        Ok(switch
-            .with_context(|| format!("no vswitch among {processes:?}"))?
-            .pid)
+        let lab = self.state()?;
+        let pid = lab["switch_pid"].as_u64();
+        Ok(u32::try_from(
+            pid.with_context(|| format!("no switch in {lab}"))?,
+        )?)
     }
 
     /// The process of the lab that runs a node.

@@ -40,6 +40,8 @@ pub struct Lab {
     pub timing: Option<Timing>,
     /// What links are made of; default `vswitch`. `kernel` is for comparison: it takes root and nodes that are containers or run by QEMU, and refuses what the host's kernel cannot do.
     pub fabric: Option<Fabric>,
+    /// What becomes of the lab when the process that runs it is killed; default `end`.
+    pub orphaned: Option<Orphaned>,
     /// Values for every machine and link that does not set its own.
     #[serde(default)]
     pub defaults: Defaults,
@@ -76,6 +78,16 @@ pub enum Fabric {
     Vswitch,
     /// Bridges, virtual Ethernet pairs and queue disciplines of the host's kernel.
     Kernel,
+}
+
+/// What becomes of a lab whose own process was killed.
+#[derive(Debug, Clone, Copy, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Orphaned {
+    /// It ends.
+    End,
+    /// Nodes and links go on until `vmm adopt` takes the lab over, or `vmm stop` ends it.
+    Keep,
 }
 
 /// Values for whatever does not set its own.

@@ -36,6 +36,8 @@ pub struct Topology {
     pub timing: Timing,
     /// What links are made of.
     pub fabric: Fabric,
+    /// What becomes of it when the process that runs it is killed.
+    pub orphaned: Orphaned,
     /// In the order of the file.
     pub nodes: Vec<Node>,
     /// In the order of the file.
@@ -82,6 +84,16 @@ pub enum Timing {
     Balanced,
     /// Spins the last stretch before every deadline.
     Exact,
+}
+
+/// What becomes of a lab whose own process was killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Orphaned {
+    /// It ends.
+    #[default]
+    End,
+    /// Nodes and links go on, for another process to take over.
+    Keep,
 }
 
 /// What links are made of.

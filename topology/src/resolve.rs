@@ -18,7 +18,7 @@ use std::path;
 use crate::document::{Document, Path, Step, Target};
 use crate::file;
 use crate::host::Folder;
-use crate::model::{self, Fabric, NodeKind, Timing, Topology};
+use crate::model::{self, Fabric, NodeKind, Orphaned, Timing, Topology};
 use crate::report::{Diagnostic, Severity};
 
 /// Collects what is found, with places in the document.
@@ -141,6 +141,10 @@ pub fn resolve(
                 fabric: match lab.fabric {
                     Some(file::Fabric::Kernel) => Fabric::Kernel,
                     Some(file::Fabric::Vswitch) | None => Fabric::Vswitch,
+                },
+                orphaned: match lab.orphaned {
+                    Some(file::Orphaned::Keep) => Orphaned::Keep,
+                    Some(file::Orphaned::End) | None => Orphaned::End,
                 },
                 nodes: Vec::new(),
                 links: Vec::new(),

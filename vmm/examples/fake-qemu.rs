@@ -74,7 +74,7 @@ fn main() {
         }
     }
     let hosts = agent_socket.with_file_name("hosts");
-    Agent::new(socket, qmp, fault, boot, hosts).run();
+    Agent::new(socket, qmp, fault, boot, hosts).run(&listener);
 }
 
 /// A listening socket that the lab has opened.
@@ -128,19 +128,22 @@ impl Qmp {
         let shared = Arc::new((Mutex::new(None), Condvar::new()));
         let connected = Arc::clone(&shared);
         std::thread::spawn(move || {
-            let (mut socket, _) = listener.accept().unwrap();
-            socket
-                .write_all(b"{\"QMP\":{\"version\":{},\"capabilities\":[]}}\n")
-                .unwrap();
-            let mut line = String::new();
-            BufReader::new(socket.try_clone().unwrap())
-                .read_line(&mut line)
-                .unwrap();
-            assert!(line.contains("qmp_capabilities"));
-            socket.write_all(b"{\"return\":{}}\n").unwrap();
-            *connected.0.lock().unwrap() = Some(socket);
-            connected.1.notify_all();
-            std::thread::park();
+            // One lab process after the other.
+            loop {
+                let (mut socket, _) = listener.accept().unwrap();
+                socket
+                    .write_all(b"{\"QMP\":{\"version\":{},\"capabilities\":[]}}\n")
+                    .unwrap();
+                let mut lines = BufReader::new(socket.try_clone().unwrap()).lines();
+                let line = lines.next().unwrap().unwrap();
+                assert!(line.contains("qmp_capabilities"));
+                socket.write_all(b"{\"return\":{}}\n").unwrap();
+                *connected.0.lock().unwrap() = Some(socket);
+                connected.1.notify_all();
+                for line in lines {
+                    assert!(line.unwrap().contains("set_link"));
+                }
+            }
         });
         Self(shared)
     }
@@ -173,6 +176,8 @@ struct Agent {
     boot: usize,
     /// What the lab says of other nodes.
     hosts: PathBuf,
+    /// What has become of its configuration.
+    progress: Vec<ToHost>,
 }
 
 struct Running {
@@ -193,15 +198,25 @@ impl Agent {
             fault,
             boot,
             hosts,
+            progress: Vec::new(),
         }
     }
 
-    fn run(mut self) {
+    fn run(mut self, listener: &UnixListener) {
         let mut receiver = Receiver::new();
         let mut buffer = [0; 4096];
         loop {
             match self.socket.read(&mut buffer) {
-                Ok(0) | Err(_) => std::process::exit(0),
+                Ok(0) | Err(_) => {
+                    // Its lab process is gone. With it go its commands; the guest waits for the next.
+                    for (_, running) in self.commands.lock().unwrap().drain() {
+                        let pid = Pid::from_raw(running.pid as i32).unwrap();
+                        let _ = kill_process_group(pid, Signal::KILL);
+                    }
+                    self.socket = listener.accept().unwrap().0;
+                    *self.out.lock().unwrap() = self.socket.try_clone().unwrap();
+                    receiver = Receiver::new();
+                }
                 Ok(length) => receiver.push(&buffer[..length]),
             }
             while let Some(message) = receiver.next().unwrap() {
@@ -222,17 +237,22 @@ impl Agent {
                 self.say(&ToHost::Hello {
                     version,
                     kernel,
-                    configured: false,
+                    configured: !self.progress.is_empty(),
                 });
+                for message in &self.progress {
+                    self.say(message);
+                }
             }
             Incoming::Control(ToAgent::Configure(description)) => {
                 if self.fault == Fault::Fail {
                     let message = "eth0: no such\x1b[2J interface".to_owned();
-                    return self.say(&ToHost::Failed { message });
+                    self.progress = vec![ToHost::Failed { message }];
+                    return self.say(&self.progress[0]);
                 }
                 if self.fault == Fault::RebootLoop {
                     self.qmp.end("guest-reset");
                 }
+                self.progress = vec![ToHost::Configured, ToHost::Ready];
                 self.say(&ToHost::Configured);
                 assert!(
                     description

@@ -47,6 +47,17 @@ impl LabGroup {
         }
     }
 
+    /// That of a lab that runs; `None` if it has none.
+    pub fn of(folders: Vec<PathBuf>) -> Option<Self> {
+        let first = folders.first()?;
+        let version = if first.join("cgroup.controllers").exists() {
+            Version::Two
+        } else {
+            Version::One
+        };
+        Some(Self { version, folders })
+    }
+
     /// Its folders, for [`remove`].
     pub fn folders(&self) -> &[PathBuf] {
         &self.folders

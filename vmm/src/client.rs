@@ -1,6 +1,6 @@
 //! The CLI's side of a lab's API.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
@@ -21,7 +21,8 @@ use crate::api::types::{
     TopologyRequest, TopologyText, Usage,
 };
 use crate::failure::{Code, Failure, nearest};
-use crate::lab::run_folder::{LabPaths, RunRoot};
+use crate::lab::janitor;
+use crate::lab::run_folder::{LabPaths, RunRoot, orphaned};
 
 /// How long a lab may take to say how it stands.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Client {
     name: String,
-    socket: PathBuf,
+    paths: LabPaths,
 }
 
 /// A WebSocket to a lab.
@@ -71,7 +72,7 @@ impl Client {
     pub fn at(name: &str, paths: &LabPaths) -> Self {
         Self {
             name: name.to_owned(),
-            socket: paths.control(),
+            paths: paths.clone(),
         }
     }
 
@@ -96,6 +97,12 @@ impl Client {
 
     /// Asks the lab to end.
     pub async fn stop(&self) -> Result<(), Failure> {
+        if self.paths.is_orphaned() {
+            return janitor::end(&self.paths).map_err(|error| {
+                let message = format!("the janitor of lab {} does not answer: {error}", self.name);
+                Failure::new(Code::General, message).help("killing it ends the lab as well")
+            });
+        }
         self.request(Method::POST, "/v1/lab/stop").await.map(drop)
     }
 
@@ -278,13 +285,17 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<UnixStream, Failure> {
-        connect(&self.socket).await.map_err(|error| {
+        if self.paths.is_orphaned() {
+            return Err(orphaned(&self.name));
+        }
+        let socket = self.paths.control();
+        connect(&socket).await.map_err(|error| {
             Failure::new(
                 Code::General,
                 format!(
                     "lab {} does not answer on {}: {error}",
                     self.name,
-                    self.socket.display()
+                    socket.display()
                 ),
             )
             .help("it may be starting or ending; try again")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use jail::{Access, Entered, Mount, Plan};
 use monitor::NodeConfig;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use topology::model::{External, Fabric, Node, NodeKind, Topology};
 
@@ -31,7 +32,7 @@ const SYSTEM: [&str; 6] = [
 ];
 
 /// `--isolation`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum Wish {
     /// All of the jail, or no lab
     #[default]
@@ -45,6 +46,8 @@ pub enum Wish {
 /// How the processes of a lab are jailed.
 #[derive(Debug, Clone)]
 pub struct Isolation {
+    /// What was asked for.
+    pub wish: Wish,
     level: IsolationLevel,
     missing: Vec<String>,
 }
@@ -55,6 +58,7 @@ impl Isolation {
     pub async fn find(wish: Wish) -> Result<Self, Failure> {
         if wish == Wish::None {
             return Ok(Self {
+                wish,
                 level: IsolationLevel::None,
                 missing: Vec::new(),
             });
@@ -62,6 +66,7 @@ impl Isolation {
         let refusal = match enter(Namespaces::Own).await {
             Ok(entered) => {
                 return Ok(Self {
+                    wish,
                     level: IsolationLevel::Full,
                     missing: landlock_missing(&entered),
                 });
@@ -81,6 +86,7 @@ impl Isolation {
         )];
         missing.extend(landlock_missing(&entered));
         Ok(Self {
+            wish,
             level: IsolationLevel::Relaxed,
             missing,
         })
@@ -240,7 +246,7 @@ async fn enter(namespaces: Namespaces) -> Result<Entered, String> {
     let mut process = Command::new(&program)
         .arguments(["enter", &plan])
         .jailed(Some(namespaces))
-        .start(|_| Ok(()))
+        .start(|_, _| Ok(()))
         .map_err(|error| format!("no namespaces of its own: {error}"))?;
     let (mut output, mut words) = (String::new(), String::new());
     let (Some(mut stdout), Some(mut stderr)) = (process.stdout.take(), process.stderr.take())
@@ -260,8 +266,8 @@ async fn enter(namespaces: Namespaces) -> Result<Entered, String> {
         Err(_) => return Err("it takes too long".to_owned()),
     };
     match serde_json::from_str(&output) {
-        Ok(entered) if status.success() => Ok(entered),
-        _ if words.trim().is_empty() => Err(format!("it {}", children::describe_exit(status))),
+        Ok(entered) if status.is_some_and(|status| status.success()) => Ok(entered),
+        _ if words.trim().is_empty() => Err(format!("it {}", children::describe_end(Ok(status)))),
         _ => {
             let words = words.trim().trim_start_matches("error: ");
             Err(words.lines().next().unwrap_or_default().to_owned())

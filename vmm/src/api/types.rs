@@ -127,6 +127,8 @@ pub enum Phase {
     Ending,
     /// None of its processes is left.
     Ended,
+    /// Its own process was killed, and the rest goes on as it stood: `vmm ls` says so, the lab cannot.
+    Orphaned,
 }
 
 /// What runs machines.

@@ -93,7 +93,7 @@ fn time(text: &str) -> Result<Duration, String> {
 
 pub fn run(args: &LaunchArgs) -> Result<ExitCode, Failure> {
     if args.detach {
-        return block_on(detach(args));
+        return block_on(background(args.json.json, verdict));
     }
     let root = RunRoot::from_env()?;
     root.labs();
@@ -249,15 +249,19 @@ fn verdict(failed: &[String]) -> ExitCode {
     }
 }
 
-/// Starts the lab in a process of its own and watches it until its nodes are ready.
-async fn detach(args: &LaunchArgs) -> Result<ExitCode, Failure> {
+/// Starts the lab that this command line is about in a process of its own, and watches it until its nodes are ready, or have failed; those
+/// are for the `verdict`.
+pub async fn background(
+    json: bool,
+    verdict: impl Fn(&[String]) -> ExitCode,
+) -> Result<ExitCode, Failure> {
     let cannot = |error: std::io::Error| {
         Failure::new(Code::Host, format!("cannot start the lab process: {error}"))
     };
     let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
     let mut child = start_lab_process().map_err(cannot)?;
     let seen = tokio::select! {
-        seen = accompany(&mut child, args.json.json) => seen?,
+        seen = accompany(&mut child, json) => seen?,
         _ = interrupt.recv() => {
             if let Some(pid) = child.id().and_then(children::raw_pid) {
                 let _ = kill_process(pid, Signal::TERM);
@@ -272,7 +276,7 @@ async fn detach(args: &LaunchArgs) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::from(code.unwrap_or(Code::General as i32) as u8));
     };
     if seen.running && !seen.ended {
-        if !args.json.json {
+        if !json {
             eprintln!("{name} goes on; `vmm stop {name}` ends it");
         }
         return Ok(verdict(&seen.failed));
@@ -326,7 +330,7 @@ async fn relay(from: &mut (impl AsyncRead + Unpin)) -> std::io::Result<()> {
 }
 
 /// The lab process: from here on it writes to a log of its own.
-fn part_from_starter(paths: &LabPaths, name: &str) -> Result<(), Failure> {
+pub fn part_from_starter(paths: &LabPaths, name: &str) -> Result<(), Failure> {
     let cannot = |error: std::io::Error| {
         Failure::new(
             Code::Host,

@@ -10,6 +10,7 @@ use crate::api::types::{EngineName, IsolationLevel, Kind, Lab, Node, NodeState, 
 use crate::client::Client;
 use crate::failure::{Code, Failure};
 use crate::lab::run_folder::RunRoot;
+use crate::lab::saved::Saved;
 
 /// Arguments of `vmm ls`.
 #[derive(Debug, Args)]
@@ -36,7 +37,17 @@ async fn list_labs(json: bool) -> Result<(), Failure> {
     let mut silent = false;
     let mut labs = Vec::new();
     for name in root.labs() {
-        match Client::at(&name, &root.lab(&name)).lab().await {
+        let paths = root.lab(&name);
+        if paths.is_orphaned()
+            && let Ok(saved) = Saved::read(&paths)
+        {
+            labs.push(Lab {
+                phase: Phase::Orphaned,
+                ..saved.lab
+            });
+            continue;
+        }
+        match Client::at(&name, &paths).lab().await {
             Ok(lab) => labs.push(lab),
             // It has ended since.
             Err(_) if !root.labs().contains(&name) => {}
@@ -172,6 +183,7 @@ pub fn phase(phase: Phase) -> &'static str {
         Phase::Running => "running",
         Phase::Ending => "ending",
         Phase::Ended => "ended",
+        Phase::Orphaned => "orphaned",
     }
 }
 

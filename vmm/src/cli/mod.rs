@@ -1,5 +1,6 @@
 //! The command line: one module per verb.
 
+mod adopt;
 mod apply;
 mod attach;
 mod bench;
@@ -123,6 +124,8 @@ enum Verb {
     Metrics(metrics::MetricsArgs),
     /// Measure engines side by side on this machine
     Bench(bench::BenchArgs),
+    /// Take over a lab whose process was killed
+    Adopt(adopt::AdoptArgs),
     /// End a lab
     Stop(stop::StopArgs),
     /// Print a completion script for a shell
@@ -205,6 +208,7 @@ pub fn main() -> ExitCode {
         Verb::Events(args) => (args.json.json, events::run(&args)),
         Verb::Graph(args) => (false, graph::run(&args)),
         Verb::Metrics(args) => (false, metrics::run(&args)),
+        Verb::Adopt(args) => (args.json.json, adopt::run(&args)),
         Verb::Stop(args) => (args.json.json, stop::run(&args)),
         Verb::Completions(args) => (false, generate::completions(&args)),
         Verb::Man(args) => (false, generate::man(&args)),

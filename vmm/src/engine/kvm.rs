@@ -7,11 +7,11 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::mpsc;
 
-use super::{Console, Ground, Guest, SpawnError, start, this_program};
+use super::{Console, Ground, Guest, SpawnError, pipes, start, this_program};
 use crate::api::types::{End, EndReason};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
-use crate::process::Command;
+use crate::process::{Command, Process};
 use crate::sanitize;
 
 /// The last line that `vmm node` prints.
@@ -36,12 +36,7 @@ pub fn spawn(
         command = command.arguments(["--jail", &plan]);
     }
     let namespaces = ground.isolation.of_machines();
-    let mut child = start(command, &program, ground, namespaces)?;
-    let (Some(stdin), Some(stdout), Some(stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        unreachable!("standard input was asked for, and the others always are");
-    };
+    let child = start(command, &program, &config.name, ground, namespaces)?;
     let mut config = config.clone();
     for (nic, up) in config
         .nics
@@ -50,12 +45,22 @@ pub fn spawn(
     {
         nic.carrier = *up;
     }
+    attend(child, Some(config), carriers)
+}
+
+/// Attends a monitor that is to be told its `config`, or was told it by another lab process.
+pub fn attend(
+    mut child: Process,
+    config: Option<NodeConfig>,
+    carriers: Carriers,
+) -> Result<Guest, SpawnError> {
+    let (stdin, stdout, stderr) = pipes(&mut child, "vmm".as_ref())?;
     let last_words = LastWords::listen(stderr);
     let (console, typed) = Console::new();
     // Its end is the end of the monitor: nothing else would end it.
     let instruct = tokio::spawn(async move {
         // A monitor that does not read ends, and says why.
-        let _ = instruct(stdin, &config, carriers, typed).await;
+        let _ = instruct(stdin, config.as_ref(), carriers, typed).await;
     });
     let story = tokio::spawn(async move {
         let end = story(stdout).await;
@@ -65,15 +70,25 @@ pub fn spawn(
     Ok(Guest::attend(child, console, story, last_words, |_| None))
 }
 
-/// Tells the monitor what to run, and from then on which NICs have a carrier and what is typed on the serial port.
+/// Tells the monitor what to run, if it does not run that already, and from then on which NICs have a carrier and what is typed on the
+/// serial port.
 async fn instruct(
     mut monitor: impl AsyncWrite + Unpin,
-    config: &NodeConfig,
+    config: Option<&NodeConfig>,
     mut carriers: Carriers,
     mut typed: mpsc::Receiver<Vec<u8>>,
 ) -> io::Result<()> {
-    let mut known: Vec<_> = config.nics.iter().map(|nic| nic.carrier).collect();
-    monitor.write_all(&line(config)?).await?;
+    // What was told of carriers by another lab process is not known.
+    let mut known = vec![None; carriers.borrow().len()];
+    match config {
+        Some(config) => {
+            for (known, nic) in known.iter_mut().zip(&config.nics) {
+                *known = Some(nic.carrier);
+            }
+            monitor.write_all(&line(config)?).await?;
+        }
+        None => carriers.mark_changed(),
+    }
     loop {
         tokio::select! {
             changed = carriers.changed() => {
@@ -93,8 +108,7 @@ async fn instruct(
         }
         let now = carriers.borrow_and_update().clone();
         for (nic, (known, up)) in known.iter_mut().zip(now).enumerate() {
-            if *known != up {
-                *known = up;
+            if known.replace(up) != Some(up) {
                 monitor
                     .write_all(&line(&Order::Carrier { nic, up })?)
                     .await?;
@@ -152,7 +166,8 @@ mod tests {
         };
         let (monitor, ours) = tokio::io::duplex(1 << 16);
         let (console, typed) = Console::new();
-        let lines = tokio::spawn(async move { instruct(ours, &config, carriers, typed).await });
+        let lines =
+            tokio::spawn(async move { instruct(ours, Some(&config), carriers, typed).await });
         let mut lines_in = BufReader::new(monitor).lines();
         let read: NodeConfig =
             serde_json::from_str(&lines_in.next_line().await.unwrap().unwrap()).unwrap();
@@ -171,6 +186,21 @@ mod tests {
         drop(lab);
         lines.await.unwrap().unwrap();
         assert_eq!(lines_in.next_line().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_was_adopted_hears_of_every_carrier() {
+        let (_lab, carriers) = watch::channel(vec![true, false]);
+        let (monitor, ours) = tokio::io::duplex(1 << 16);
+        let (_console, typed) = Console::new();
+        tokio::spawn(async move { instruct(ours, None, carriers, typed).await });
+        let mut orders = BufReader::new(monitor).lines();
+        for expected in [
+            r#"{"carrier":{"nic":0,"up":true}}"#,
+            r#"{"carrier":{"nic":1,"up":false}}"#,
+        ] {
+            assert_eq!(orders.next_line().await.unwrap().unwrap(), expected);
+        }
     }
 
     #[tokio::test]

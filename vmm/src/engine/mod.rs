@@ -15,6 +15,7 @@ use std::time::Duration;
 use monitor::NodeConfig;
 use rustix::process::Signal;
 use rustix::thread::CpuSet;
+use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use topology::model::{self, Machine, Node, Topology};
@@ -24,8 +25,9 @@ use crate::cgroup::NodeGroup;
 use crate::failure::Failure;
 use crate::isolation::Isolation;
 use crate::lab::children::{self, LastWords};
+use crate::lab::janitor::{self, Role, SharedJanitor};
 use crate::lab::links::Carriers;
-use crate::process::{Command, Namespaces, Process};
+use crate::process::{Command, Ended, Namespaces, Process};
 
 /// How long the words of a process that has ended may take to arrive.
 const STORY_PATIENCE: Duration = Duration::from_secs(2);
@@ -119,6 +121,8 @@ pub struct Ground {
     pub processors: Option<CpuSet>,
     /// The process in whose network namespace its interfaces' devices are, on the kernel's fabric.
     pub fabric: Option<u32>,
+    /// Who ends its process when the lab is no more, or keeps it.
+    pub janitor: SharedJanitor,
 }
 
 /// A running machine.
@@ -193,6 +197,24 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Attends a machine that this engine's process of another lab process has started; its process is `child`. Its NICs have the
+    /// `carriers` from now on.
+    pub fn adopt(
+        &self,
+        config: &NodeConfig,
+        carriers: Carriers,
+        child: Process,
+        fabric: Option<u32>,
+    ) -> Result<Guest, SpawnError> {
+        match self {
+            Self::Kvm => kvm::attend(child, None, carriers),
+            Self::Qemu(_) => qemu::attend(child, config, carriers),
+            Self::Container => container::attend(child, config, carriers, fabric, true),
+        }
+    }
+}
+
 impl Guest {
     /// Kills the process; `ended` tells when it is gone.
     pub fn kill(&mut self) {
@@ -228,7 +250,7 @@ impl Guest {
                 .await
                 .ok()
                 .flatten()
-                .or_else(|| status.as_ref().ok().copied().and_then(read))
+                .or_else(|| status.as_ref().ok().copied().flatten().and_then(read))
                 .unwrap_or_else(|| crash(status, &last_words.0.text()));
             let _ = sender.send(end);
         });
@@ -241,11 +263,8 @@ impl Guest {
     }
 }
 
-fn crash(status: io::Result<ExitStatus>, last_words: &str) -> End {
-    let how = match status {
-        Ok(status) => children::describe_exit(status),
-        Err(error) => format!("cannot be waited for: {error}"),
-    };
+fn crash(status: io::Result<Ended>, last_words: &str) -> End {
+    let how = children::describe_end(status);
     let detail = if last_words.is_empty() {
         format!("it {how}")
     } else {
@@ -257,25 +276,39 @@ fn crash(status: io::Result<ExitStatus>, last_words: &str) -> End {
     }
 }
 
-/// Starts `program`, by `command`, as a child of the lab on its ground.
+/// Starts `program`, by `command`, as a child of the lab that runs the node of this name, on its ground.
 fn start(
     command: Command,
     program: &Path,
+    node: &str,
     ground: &Ground,
     namespaces: Option<Namespaces>,
 ) -> Result<Process, SpawnError> {
-    let admit = |pid| match &ground.group {
-        Some(group) => group.admit(pid),
-        None => Ok(()),
-    };
-    command
-        .jailed(namespaces)
-        .processors(ground.processors)
-        .start(admit)
-        .map_err(|error| SpawnError {
+    let command = command.jailed(namespaces).processors(ground.processors);
+    let start = janitor::start_watched(command, &ground.janitor, Role::Node(node.into()), |pid| {
+        ground
+            .group
+            .as_ref()
+            .map_or(Ok(()), |group| group.admit(pid))
+    });
+    start.map_err(|error| SpawnError {
+        program: program.to_owned(),
+        error,
+    })
+}
+
+/// Standard input, output and error of a machine's process.
+type Pipes = (pipe::Sender, pipe::Receiver, pipe::Receiver);
+
+/// Takes them; a process that was adopted may lack some, which is a mistake of its janitor.
+fn pipes(child: &mut Process, program: &Path) -> Result<Pipes, SpawnError> {
+    match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+        (Some(stdin), Some(stdout), Some(stderr)) => Ok((stdin, stdout, stderr)),
+        _ => Err(SpawnError {
             program: program.to_owned(),
-            error,
-        })
+            error: io::Error::other("what leads to its process is not all there"),
+        }),
+    }
 }
 
 /// Looks for programs as a shell does; the first that is missing.

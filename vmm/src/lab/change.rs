@@ -16,7 +16,7 @@ use super::agent::{Agent, ExecEvent};
 use super::faults::{self, Fault, Faults};
 use super::links::{LinkError, Links, Wiring};
 use super::machines::{check_socket_paths, devices, spec};
-use super::node::{Machine, Spec};
+use super::node::{Begin, Machine, Spec};
 use super::orders::{Orders, Roster, Task};
 use super::run_folder::LabPaths;
 use super::state::State;
@@ -72,6 +72,8 @@ pub struct Parts {
     pub file: PathBuf,
     /// What stands in it.
     pub text: String,
+    /// How often it has become another one.
+    pub revision: u64,
     /// For machines that name no kernel or root of their own.
     pub image: Option<Image>,
     /// Where its files are.
@@ -159,7 +161,7 @@ impl Changes {
                 topology,
                 file: parts.file,
                 text: parts.text,
-                revision: 0,
+                revision: parts.revision,
             }),
             image: parts.image,
             paths: parts.paths,
@@ -312,7 +314,9 @@ impl Changes {
         match self.state.lab().phase {
             Phase::Running => {}
             Phase::Starting => return Err(ChangeError::NotRunning("still starting")),
-            Phase::Ending | Phase::Ended => return Err(ChangeError::NotRunning("ending")),
+            Phase::Ending | Phase::Ended | Phase::Orphaned => {
+                return Err(ChangeError::NotRunning("ending"));
+            }
         }
         if let Some(expected) = request.revision.filter(|r| *r != current.revision) {
             let now = current.revision;
@@ -520,6 +524,7 @@ impl Changes {
                 spec,
                 orders: receiver,
                 optional: true,
+                begin: Begin::Boot,
             });
         }
     }

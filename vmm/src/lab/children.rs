@@ -12,6 +12,8 @@ use rustix::process::{Pid, setsid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::JoinHandle;
 
+use crate::process::Ended;
+
 /// Bytes kept of what a child writes to standard error.
 const TAIL: usize = 4096;
 
@@ -66,8 +68,19 @@ pub fn raw_pid(pid: u32) -> Option<Pid> {
     Pid::from_raw(i32::try_from(pid).ok()?)
 }
 
+/// How a process ended, for people, or why that is not known.
+pub fn describe_end(end: io::Result<Ended>) -> String {
+    match end {
+        Ok(Some(status)) => describe_exit(status),
+        Ok(None) => {
+            "ended; the lab process that had started it could say how, and was killed".to_owned()
+        }
+        Err(error) => format!("cannot be waited for: {error}"),
+    }
+}
+
 /// How a process ended, for people.
-pub fn describe_exit(status: ExitStatus) -> String {
+fn describe_exit(status: ExitStatus) -> String {
     use std::os::unix::process::ExitStatusExt;
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with status {code}"),

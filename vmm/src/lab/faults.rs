@@ -42,11 +42,16 @@ pub fn of(topology: &Topology) -> Vec<Fault> {
     faults.collect()
 }
 
-/// Has them happen, from now on, the start of the switch.
-pub async fn run(mut faults: Faults, roster: Roster, state: State) -> Infallible {
-    let start = Instant::now();
+/// Has them happen, from now on, the start of the switch; in a lab that another process has `begun`, those that are still to come.
+pub async fn run(
+    mut faults: Faults,
+    begun: Option<std::time::Instant>,
+    roster: Roster,
+    state: State,
+) -> Infallible {
+    let start = begun.map_or_else(Instant::now, Instant::from_std);
     // All up to this time have happened, or have been missed.
-    let mut past = None;
+    let mut past = begun.map(|_| start.elapsed());
     loop {
         let to_come = |fault: &&Fault| past.is_none_or(|past| fault.at > past);
         let next = faults
@@ -130,7 +135,7 @@ mod tests {
             fault(30, "a", NodeOrder::Stop),
         ]);
         let start = Instant::now();
-        tokio::spawn(run(faults, roster, State::new(lab)));
+        tokio::spawn(run(faults, None, roster, State::new(lab)));
         assert_eq!(next(&mut requests, start).await, (10, NodeOrder::Stop));
         assert_eq!(next(&mut requests, start).await, (20, NodeOrder::Start));
         // What is past does not happen any more.

@@ -70,6 +70,14 @@ pub fn limits(limits: &model::Limits, group_missing: bool) -> Option<NodeLimits>
     })
 }
 
+/// The process in whose network namespace the devices of machines are, on the kernel's fabric.
+pub fn fabric(lab: &Context) -> Option<u32> {
+    match lab.fabric {
+        Fabric::Vswitch => None,
+        Fabric::Kernel => lab.state.lab().switch_pid,
+    }
+}
+
 /// The ground of a machine's next process.
 pub fn of(lab: &Context, machine: &node::Spec) -> io::Result<Ground> {
     let limits = &machine.limits;
@@ -92,9 +100,7 @@ pub fn of(lab: &Context, machine: &node::Spec) -> io::Result<Ground> {
         ports: machine.ports.clone(),
         group,
         processors,
-        fabric: match lab.fabric {
-            Fabric::Vswitch => None,
-            Fabric::Kernel => lab.state.lab().switch_pid,
-        },
+        fabric: fabric(lab),
+        janitor: lab.janitor.clone(),
     })
 }

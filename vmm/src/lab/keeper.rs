@@ -12,9 +12,10 @@ use topology::model::Fabric;
 use super::Context;
 use super::links::Links;
 use super::orders::Roster;
-use super::switch::{Ready, Setup, Switch};
+use super::switch::{News, Ready, Setup, Switch};
 use crate::api::types::{EngineName, NodeOrder, NodeState};
 use crate::failure::{Code, Failure};
+use crate::process::Process;
 
 /// How often in a row it is started again.
 const TRIES: u32 = 5;
@@ -30,30 +31,30 @@ pub struct Keeper<'a> {
     setup: &'a Setup,
     links: &'a Arc<Links>,
     roster: Roster,
-    /// When the first one was started: what schedules count from.
-    origin: Instant,
-    /// When this one was.
+    /// When this one was started.
     since: Instant,
     switch: Switch,
 }
 
 impl<'a> Keeper<'a> {
-    /// Starts the switch; has to be called, and later polled, on the main thread.
+    /// Starts the switch, or takes over the one that runs; has to be called, and later polled, on the main thread.
     pub fn start(
         context: &'a Context,
         setup: &'a Setup,
         links: &'a Arc<Links>,
         roster: &Roster,
+        running: Option<Process>,
     ) -> Result<(Self, Ready), Failure> {
-        let origin = Instant::now();
-        let (switch, ready) = spawn(context, setup, links, origin)?;
+        let (switch, ready) = match running {
+            None => spawn(context, setup, links)?,
+            Some(process) => adopt(context, setup, links, process)?,
+        };
         let keeper = Self {
             context,
             setup,
             links,
             roster: roster.clone(),
-            origin,
-            since: origin,
+            since: Instant::now(),
             switch,
         };
         Ok((keeper, ready))
@@ -96,8 +97,8 @@ impl<'a> Keeper<'a> {
         self.context.janitor().forget(self.switch.pid);
         self.context.state.set_switch(&self.setup.zone, None);
         self.since = Instant::now();
-        let (switch, ready) = spawn(self.context, self.setup, self.links, self.origin)
-            .map_err(|failure| failure.message)?;
+        let (switch, ready) =
+            spawn(self.context, self.setup, self.links).map_err(|failure| failure.message)?;
         self.switch = switch;
         tokio::select! {
             ready = ready.wait() => ready.map_err(|failure| failure.message)?,
@@ -139,20 +140,35 @@ impl<'a> Keeper<'a> {
     }
 }
 
-fn spawn(
+fn spawn(context: &Context, setup: &Setup, links: &Arc<Links>) -> Result<(Switch, Ready), Failure> {
+    let (paths, janitor) = (&context.paths, &context.janitor);
+    let elapsed = context.origin.elapsed();
+    let (switch, ready) = Switch::start(setup, paths, janitor, elapsed, hear(context, links))?;
+    context.state.set_switch(&setup.zone, Some(switch.pid));
+    Ok((switch, ready))
+}
+
+/// Goes on with a switch that another lab process has started.
+fn adopt(
     context: &Context,
     setup: &Setup,
     links: &Arc<Links>,
-    origin: Instant,
+    process: Process,
 ) -> Result<(Switch, Ready), Failure> {
+    let adopted = Switch::adopt(process, hear(context, links)).map_err(|error| {
+        let message = format!("cannot take over {}: {error}", setup.called());
+        Failure::new(Code::Lab, message)
+    })?;
+    context.state.set_switch(&setup.zone, Some(adopted.0.pid));
+    Ok(adopted)
+}
+
+/// What to do with what a switch tells.
+fn hear(context: &Context, links: &Arc<Links>) -> impl Fn(News) + Send + use<> {
     let (links, state) = (links.clone(), context.state.clone());
-    let hear = move |news| {
+    move |news| {
         if let Some(change) = links.hear(&news) {
             state.tell(change);
         }
-    };
-    let (switch, ready) = Switch::start(setup, &context.paths, origin.elapsed(), hear)?;
-    context.janitor().watch(switch.pid);
-    context.state.set_switch(&setup.zone, Some(switch.pid));
-    Ok((switch, ready))
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -51,8 +51,8 @@ struct Inner {
 }
 
 /// What a link was set to by hand: attributes of each direction, and what they copy from.
-#[derive(Debug, Clone, Default)]
-struct Touch {
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Touch {
     forward: Map<String, Value>,
     backward: Map<String, Value>,
     files: Files,
@@ -350,6 +350,17 @@ impl Links {
                 inner.wiring.set_carrier(ends, number, up);
             }
         }
+    }
+
+    /// What links were set to by hand.
+    pub fn touches(&self) -> BTreeMap<String, Touch> {
+        self.inner().touched.clone()
+    }
+
+    /// Another lab process has run this lab: links were set to this by hand, and carriers may have come and gone.
+    pub async fn resume(&self, touches: BTreeMap<String, Touch>) {
+        self.inner_mut().touched = touches;
+        self.learn_carriers().await;
     }
 
     /// Links that people have set to something else than the topology says.

@@ -57,6 +57,7 @@ pub fn machines(
             spec,
             orders: receiver,
             optional: false,
+            begin: node::Begin::Boot,
         });
     }
     Ok((machines, roster))

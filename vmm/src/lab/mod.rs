@@ -1,5 +1,6 @@
 //! The lab process: starts the switch and the machines of a topology, watches them, and ends them.
 
+mod adopt;
 pub mod agent;
 pub mod change;
 pub mod children;
@@ -17,21 +18,23 @@ mod plan;
 pub mod record;
 pub mod report;
 pub mod run_folder;
+pub mod saved;
 pub mod state;
 mod switch;
 pub mod usage;
 pub mod view;
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
-use topology::model::{Fabric, Topology};
+use topology::model::{Fabric, Orphaned, Topology};
 use topology::zones::Zones;
 use topology::{Files, Sources};
 
@@ -43,15 +46,19 @@ use crate::engine::{Engine, Engines, qemu};
 use crate::failure::{Code, Failure};
 use crate::image::Image;
 use crate::isolation::Isolation;
+use crate::process::Process;
 use change::{Changes, Parts};
 use faults::Faults;
 use janitor::{Janitor, SharedJanitor};
 use keeper::Keeper;
-use links::Links;
+use links::{Links, Touch};
 use machines::{check_socket_paths, devices, each_machine, machines};
 use orders::Roster;
 use run_folder::{LabPaths, LabRecord, RunFolder, RunRoot};
+use saved::Terms;
 use state::State;
+
+pub use adopt::adopt;
 
 /// How long a lab waits for the first client to follow its events.
 const AUDIENCE: Duration = Duration::from_secs(5);
@@ -101,12 +108,24 @@ pub struct Prepared {
     listener: UnixListener,
     janitor: SharedJanitor,
     keeper: JoinHandle<()>,
-    boot_timeout: Duration,
-    boots_at_once: usize,
     state: State,
     isolation: Isolation,
     group: Option<Arc<LabGroup>>,
+    terms: Terms,
     fabric: Fabric,
+    /// Of a lab whose processes run already.
+    begun: Option<Begun>,
+}
+
+/// What another process has made of a lab.
+#[derive(Debug)]
+struct Begun {
+    /// When the switches were started for the first time.
+    origin: Instant,
+    /// The switches that run, by zone.
+    switches: HashMap<String, Process>,
+    /// What links were set to by hand.
+    touches: BTreeMap<String, Touch>,
 }
 
 /// What every machine of a lab shares.
@@ -121,6 +140,8 @@ struct Context {
     /// If its machines have limits that take one, and it can be had.
     group: Option<Arc<LabGroup>>,
     fabric: Fabric,
+    /// When the switches were started for the first time: what schedules count from.
+    origin: Instant,
     /// Becomes true when the lab ends.
     stop: watch::Sender<bool>,
 }
@@ -141,48 +162,48 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     ground::check_processors(&plan.topology)?;
     let folder = root.create(&plan.name)?;
     let (group, limits_missing) = ground::make_group(plan);
-    let state = State::new(view::lab(plan, limits_missing));
-    let (changes, newcomers) = Changes::new(Parts {
-        topology: plan.topology.clone(),
-        file: plan.file.clone(),
-        text: plan.text.clone(),
-        image: plan.image.clone(),
-        paths,
-        links: links.clone(),
-        roster: roster.clone(),
-        state: state.clone(),
-        engine: plan.choice.engine.clone(),
-        isolation: plan.isolation.report().level,
-        grouped: group.is_some(),
-    });
-    match set_up(plan, &folder, group.as_ref(), &links) {
-        Ok((janitor, keeper, listener)) => Ok(Prepared {
-            machines,
-            newcomers,
-            faults: changes.faults(),
-            changes: Arc::new(changes),
-            roster,
-            links,
-            listener,
-            janitor,
-            keeper,
-            boot_timeout: plan.boot_timeout,
-            boots_at_once: plan.boots_at_once,
-            state,
-            isolation: plan.isolation.clone(),
-            switches: switches(plan, &switch_program, &folder.paths),
-            fabric: plan.topology.fabric,
-            group: group.map(Arc::new),
+    let parts = LabParts {
+        state: State::new(view::lab(plan, limits_missing)),
+        links,
+        machines,
+        roster,
+        group,
+        begun: None,
+    };
+    match set_up(plan, &folder, &parts) {
+        Ok((janitor, listener)) => Ok(Prepared::new(
+            plan,
+            parts,
             folder,
-        }),
+            &switch_program,
+            janitor,
+            listener,
+        )),
         Err(error) => {
-            let message = format!("cannot set up {}: {error}", folder.paths.folder().display());
+            let failure = cannot_set_up(&folder.paths, &error);
             let _ = folder.remove();
-            Err(Failure::new(Code::Host, message)
-                .help("free space there, or set HOPYARD_RUN to another folder"))
+            Err(failure)
         }
     }
 }
+
+fn cannot_set_up(paths: &LabPaths, error: &std::io::Error) -> Failure {
+    let message = format!("cannot set up {}: {error}", paths.folder().display());
+    Failure::new(Code::Host, message).help("free space there, or set HOPYARD_RUN to another folder")
+}
+
+/// What a lab is made of, be it new or taken over.
+struct LabParts {
+    state: State,
+    links: Arc<Links>,
+    machines: Vec<node::Machine>,
+    roster: Roster,
+    group: Option<LabGroup>,
+    begun: Option<Begun>,
+}
+
+/// A janitor, and what keeps one running.
+type Kept = (SharedJanitor, JoinHandle<()>);
 
 /// How the switch of each zone is started.
 fn switches(plan: &Plan, program: &Path, paths: &LabPaths) -> Vec<switch::Setup> {
@@ -200,19 +221,16 @@ fn switches(plan: &Plan, program: &Path, paths: &LabPaths) -> Vec<switch::Setup>
     zones.map(setup).collect()
 }
 
+/// Writes what the lab's processes find in its folder.
 fn set_up(
     plan: &Plan,
     folder: &RunFolder,
-    group: Option<&LabGroup>,
-    links: &Links,
-) -> std::io::Result<(SharedJanitor, JoinHandle<()>, UnixListener)> {
+    parts: &LabParts,
+) -> std::io::Result<(Kept, UnixListener)> {
     // First, so that whoever removes the folder knows what else there is.
-    folder.write_record(&LabRecord {
-        pid: std::process::id(),
-        file: plan.file.clone(),
-        groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
-    })?;
-    let (janitor, keeper) = janitor::start(folder)?;
+    write_record(plan, folder, parts.group.as_ref())?;
+    let keep = plan.topology.orphaned == Orphaned::Keep;
+    let (janitor, keeper) = janitor::start(folder, keep)?;
     let sources = Sources {
         file: plan.file.clone(),
         text: plan.text.clone(),
@@ -220,26 +238,94 @@ fn set_up(
         devices: devices(&plan.topology),
         zone: None,
     };
-    for zone in links.zones() {
+    for zone in parts.links.zones() {
         folder.paths.create_zone(zone)?;
-        folder
-            .paths
-            .write_sources(zone, &links.part(zone, &sources))?;
+        let part = parts.links.part(zone, &sources);
+        folder.paths.write_sources(zone, &part)?;
     }
     let zones = Zones::of(&plan.topology);
     for (index, node) in plan.topology.nodes.iter().enumerate() {
         folder.paths.create_node(zones.zone(index), &node.name)?;
     }
-    // The folder is this user's alone, so the socket is as well before and after its mode is set.
-    let listener = UnixListener::bind(folder.paths.control())?;
-    rustix::fs::chmod(
-        folder.paths.control(),
-        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
-    )?;
-    Ok((janitor, tokio::spawn(keeper), listener))
+    let listener = listen(&folder.paths)?;
+    Ok(((janitor, tokio::spawn(keeper)), listener))
+}
+
+/// Says that this process runs the lab.
+fn write_record(plan: &Plan, folder: &RunFolder, group: Option<&LabGroup>) -> std::io::Result<()> {
+    folder.write_record(&LabRecord {
+        pid: std::process::id(),
+        file: plan.file.clone(),
+        groups: group.map_or_else(Vec::new, |group| group.folders().to_vec()),
+    })
+}
+
+/// Listens on the control socket. The folder is this user's alone, so the socket is as well before and after its mode is set.
+fn listen(paths: &LabPaths) -> std::io::Result<UnixListener> {
+    let listener = UnixListener::bind(paths.control())?;
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::chmod(paths.control(), mode)?;
+    Ok(listener)
 }
 
 impl Prepared {
+    fn new(
+        plan: &Plan,
+        parts: LabParts,
+        folder: RunFolder,
+        switch_program: &Path,
+        (janitor, keeper): Kept,
+        listener: UnixListener,
+    ) -> Self {
+        let LabParts {
+            state,
+            links,
+            machines,
+            roster,
+            group,
+            begun,
+        } = parts;
+        let (changes, newcomers) = Changes::new(Parts {
+            topology: plan.topology.clone(),
+            file: plan.file.clone(),
+            text: plan.text.clone(),
+            revision: state.lab().revision,
+            image: plan.image.clone(),
+            paths: folder.paths.clone(),
+            links: links.clone(),
+            roster: roster.clone(),
+            state: state.clone(),
+            engine: plan.choice.engine.clone(),
+            isolation: plan.isolation.report().level,
+            grouped: group.is_some(),
+        });
+        Self {
+            machines,
+            newcomers,
+            faults: changes.faults(),
+            changes: Arc::new(changes),
+            roster,
+            links,
+            listener,
+            janitor,
+            keeper,
+            terms: Terms {
+                image: plan.image.clone(),
+                boot_timeout: plan.boot_timeout,
+                boots_at_once: plan.boots_at_once,
+                isolation: plan.isolation.wish,
+                kernel_fabric: plan.topology.fabric == Fabric::Kernel,
+            },
+            state,
+            isolation: plan.isolation.clone(),
+            switches: switches(plan, switch_program, &folder.paths),
+            fabric: plan.topology.fabric,
+            group: group.map(Arc::new),
+            folder,
+            begun,
+        }
+    }
+
     /// The paths of the lab.
     pub fn paths(&self) -> &LabPaths {
         &self.folder.paths
@@ -255,14 +341,25 @@ impl Prepared {
         let context = Context {
             state: self.state.clone(),
             janitor: self.janitor,
-            turns: Arc::new(Semaphore::new(self.boots_at_once)),
-            boot_timeout: self.boot_timeout,
+            turns: Arc::new(Semaphore::new(self.terms.boots_at_once)),
+            boot_timeout: self.terms.boot_timeout,
             isolation: self.isolation,
             paths: self.folder.paths.clone(),
             group: self.group,
             fabric: self.fabric,
+            origin: self.begun.as_ref().map_or_else(Instant::now, |b| b.origin),
             stop: watch::Sender::new(false),
         };
+        let keeps = janitor::lock(&context.janitor).keeps();
+        if keeps {
+            tokio::spawn(saved::keep(
+                context.paths.clone(),
+                self.terms,
+                context.origin,
+                self.state.clone(),
+                self.links.clone(),
+            ));
+        }
         let api = api::Api {
             state: self.state.clone(),
             paths: self.folder.paths.clone(),
@@ -288,6 +385,7 @@ impl Prepared {
                 newcomers: self.newcomers,
                 faults: self.faults,
                 roster: self.roster,
+                begun: self.begun,
             },
             &self.links,
             &self.switches,
@@ -312,6 +410,7 @@ struct Cast {
     newcomers: mpsc::UnboundedReceiver<node::Machine>,
     faults: Faults,
     roster: Roster,
+    begun: Option<Begun>,
 }
 
 /// Runs switch and machines until the lab is to end; none of them is left when it returns.
@@ -324,7 +423,9 @@ async fn operate(
 ) -> Result<(), Failure> {
     let (mut keepers, mut started) = (Vec::new(), Vec::new());
     for setup in setups {
-        match Keeper::start(context, setup, links, &cast.roster) {
+        let begun = cast.begun.as_mut();
+        let switch = begun.and_then(|begun| begun.switches.remove(&setup.zone));
+        match Keeper::start(context, setup, links, &cast.roster, switch) {
             Ok((keeper, ready)) => {
                 keepers.push(keeper);
                 started.push(ready);
@@ -345,8 +446,13 @@ async fn operate(
             for ready in started {
                 ready.wait().await?;
             }
+            let begun = cast.begun.as_ref().map(|begun| begun.origin);
+            if let Some(begun) = cast.begun {
+                links.resume(begun.touches).await;
+            }
             start(context, cast.machines, &mut running);
-            let faults = faults::run(cast.faults, cast.roster.clone(), context.state.clone());
+            let (roster, state) = (cast.roster.clone(), context.state.clone());
+            let faults = faults::run(cast.faults, begun, roster, state);
             tokio::select! {
                 result = supervise(context, &mut running, &mut cast.newcomers) => result,
                 never = faults => match never {},
@@ -360,6 +466,7 @@ async fn operate(
             result = work => result,
         }
     };
+    context.janitor().end();
     context
         .state
         .ending(result.as_ref().err().map(|failure| failure.message.clone()));
@@ -395,6 +502,7 @@ fn start(
     for machine in machines {
         running.spawn(node::run(machine, context.clone()));
     }
+    context.state.begun();
 }
 
 /// Runs machines that come later, and waits for one that ends the lab. Machines that end for good do not.

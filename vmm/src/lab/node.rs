@@ -17,6 +17,7 @@ use super::orders::{self, Request, Task};
 use super::state::State;
 use crate::api::types::{BootTimes, End, EndReason, EngineName, NodeOrder, NodeState};
 use crate::engine::{Engine, Guest};
+use crate::process::Process;
 use crate::sanitize;
 
 /// Between two attempts to connect to an engine that is starting.
@@ -41,6 +42,19 @@ pub struct Machine {
     pub orders: mpsc::Receiver<Request>,
     /// The lab goes on if it cannot be had: it ran before the machine came.
     pub optional: bool,
+    /// What it does first.
+    pub begin: Begin,
+}
+
+/// What a machine does first.
+#[derive(Debug)]
+pub enum Begin {
+    /// Boot.
+    Boot,
+    /// Nothing, until it is asked to.
+    Rest,
+    /// Go on in a process that another lab process has started.
+    GoOn(Process),
 }
 
 /// What the topology says of a machine.
@@ -100,14 +114,22 @@ pub async fn run(machine: Machine, lab: Context) -> Result<(), String> {
         lab,
         was_ready: false,
     };
-    if !run.predecessors().await {
-        return Ok(());
+    let mut running = None;
+    match std::mem::replace(&mut run.machine.begin, Begin::Boot) {
+        Begin::Boot if !run.predecessors().await => return Ok(()),
+        Begin::Boot => {}
+        Begin::Rest if !run.rest().await => return Ok(()),
+        Begin::Rest => run.again(None),
+        Begin::GoOn(process) => running = Some(process),
     }
     let mut attempts = 0;
     loop {
         let before = Instant::now();
         run.was_ready = false;
-        let outcome = run.boot().await;
+        let outcome = match running.take() {
+            Some(process) => run.go_on(process).await,
+            None => run.boot().await,
+        };
         run.lab.state.set_agent(run.name(), None);
         run.lab.state.set_console(run.name(), None);
         let rests = match outcome {
@@ -317,22 +339,48 @@ impl Run {
             Err(error) => return Outcome::Failed(format!("its limits cannot be set: {error}")),
         };
         let config = &self.machine.spec.config;
-        let mut guest = match self.machine.spec.engine.spawn(config, carriers, &ground) {
+        let guest = match self.machine.spec.engine.spawn(config, carriers, &ground) {
             Ok(guest) => guest,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         let pid = guest.pid;
-        self.lab.janitor().watch(pid);
-        let console = Some(guest.console.clone());
-        self.lab.state.set_console(self.name(), console);
-        let started = Instant::now();
         self.lab.state.update(self.name(), |node| {
             node.state = NodeState::Booting;
             node.pid = Some(pid);
             node.boot = BootTimes::default();
             node.message = None;
         });
-        let outcome = self.attend(&mut guest, started, turn.ok()).await;
+        self.see_through(guest, turn.ok()).await
+    }
+
+    /// The rest of a boot that another lab process has begun.
+    async fn go_on(&mut self, process: Process) -> Outcome {
+        let pid = process.pid;
+        let Spec {
+            config,
+            engine,
+            carriers,
+            ..
+        } = &self.machine.spec;
+        let fabric = ground::fabric(&self.lab);
+        match engine.adopt(config, carriers.clone(), process, fabric) {
+            Ok(guest) => self.see_through(guest, None).await,
+            Err(error) => {
+                self.lab.janitor().forget(pid);
+                Outcome::Failed(error.to_string())
+            }
+        }
+    }
+
+    /// Attends a guest to its end.
+    async fn see_through(
+        &mut self,
+        mut guest: Guest,
+        turn: Option<OwnedSemaphorePermit>,
+    ) -> Outcome {
+        let (pid, console) = (guest.pid, Some(guest.console.clone()));
+        self.lab.state.set_console(self.name(), console);
+        let outcome = self.attend(&mut guest, Instant::now(), turn).await;
         if !matches!(outcome, Outcome::Ended(_)) {
             guest.kill();
             let _ = (&mut guest.ended).await;
@@ -396,10 +444,16 @@ impl Run {
         started: Instant,
         turn: Option<OwnedSemaphorePermit>,
     ) -> AgentFailure {
-        let deadline = started + self.lab.boot_timeout;
         let mut phase = "start its agent";
-        let Some(socket) = within(deadline, connect(&self.machine.spec.config.agent_socket)).await
-        else {
+        // One that was paused when its lab was taken over says nothing until it is resumed.
+        let is_paused = state_of(&self.lab.state, self.name()) == NodeState::Paused;
+        let deadline = (!is_paused).then(|| started + self.lab.boot_timeout);
+        let agent_socket = &self.machine.spec.config.agent_socket;
+        let connected = tokio::select! {
+            socket = connect(agent_socket) => Some(socket),
+            () = until(deadline) => None,
+        };
+        let Some(socket) = connected else {
             return self.silent(phase);
         };
         let (sender, mut control) = mpsc::channel(16);
@@ -409,7 +463,7 @@ impl Run {
         agent.send(&ToAgent::Hello { version }).await;
 
         let mut turn = turn;
-        let mut deadline = Some(deadline);
+        let mut deadline = deadline;
         loop {
             let message = tokio::select! {
                 biased;
@@ -432,6 +486,10 @@ impl Run {
                          build the image again with `make image`"
                     ));
                 }
+                // It was configured by another lab process, and tells of that again.
+                ToHost::Hello {
+                    configured: true, ..
+                } => state.set_agent(name, Some(agent.clone())),
                 ToHost::Hello { kernel, .. } => {
                     phase = "configure its network";
                     state.update(name, |node| {
@@ -450,7 +508,7 @@ impl Run {
                         Some(Instant::now() + self.machine.spec.ready_timeout + READY_MARGIN);
                     state.update(name, |node| {
                         node.state = NodeState::Configured;
-                        node.boot.configured_ms = elapsed;
+                        node.boot.configured_ms = node.boot.configured_ms.or(elapsed);
                     });
                 }
                 ToHost::Ready => {
@@ -458,7 +516,7 @@ impl Run {
                     self.was_ready = true;
                     state.update(name, |node| {
                         node.state = NodeState::Ready;
-                        node.boot.ready_ms = elapsed;
+                        node.boot.ready_ms = node.boot.ready_ms.or(elapsed);
                     });
                 }
                 ToHost::Failed { message } => {
@@ -516,11 +574,16 @@ struct Control {
 
 impl Control {
     fn new(pid: u32, state: State, name: String) -> Self {
+        // One that was paused when its lab was taken over has yet to tell how it is.
+        let before = match state_of(&state, &name) {
+            NodeState::Paused => NodeState::Configured,
+            _ => NodeState::Ready,
+        };
         Self {
             pid,
             state,
             name,
-            before: NodeState::Ready,
+            before,
         }
     }
 
@@ -593,10 +656,6 @@ async fn connect(socket: &Path) -> UnixStream {
             Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
-}
-
-async fn within<T>(deadline: Instant, work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout_at(deadline.into(), work).await.ok()
 }
 
 async fn until(deadline: Option<Instant>) {

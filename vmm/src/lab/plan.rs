@@ -100,6 +100,7 @@ pub fn notes(old: &Topology, new: &Topology) -> Vec<String> {
     let fields = [
         ("seed", old.seed != new.seed),
         ("timing", old.timing != new.timing),
+        ("orphaned", old.orphaned != new.orphaned),
     ];
     let differs = fields.iter().filter(|(_, differs)| *differs);
     let mut notes: Vec<_> = differs

@@ -12,6 +12,7 @@ use topology::Sources;
 use topology::zones::COMMON;
 
 use super::children;
+use super::saved::Saved;
 use crate::cgroup;
 use crate::failure::{Code, Failure};
 
@@ -125,6 +126,9 @@ impl RunRoot {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(cannot(&paths.folder, &error)),
             }
+            if paths.is_orphaned() {
+                return Err(orphaned(name));
+            }
             // The lock of a killed lab is held by its janitor for a moment.
             if let Some(record) = paths.record().filter(|r| alive(r.pid)) {
                 return Err(Failure::new(
@@ -181,6 +185,21 @@ impl LabPaths {
     /// The API's socket.
     pub fn control(&self) -> PathBuf {
         self.folder.join("control.sock")
+    }
+
+    /// Where the janitor of a lab without a process waits for whoever takes it over.
+    pub fn orphan(&self) -> PathBuf {
+        self.folder.join("orphan.sock")
+    }
+
+    /// What it takes to take the lab over.
+    pub fn saved(&self) -> PathBuf {
+        self.folder.join("saved.json")
+    }
+
+    /// Whether the lab goes on although its process was killed.
+    pub fn is_orphaned(&self) -> bool {
+        self.orphan().exists()
     }
 
     /// The folder of a zone: the lab's for nodes that are in none.
@@ -325,6 +344,14 @@ impl RunFolder {
     }
 }
 
+/// The lab called `name` goes on without its process, and nobody can talk to it.
+pub fn orphaned(name: &str) -> Failure {
+    let message = format!("the process of lab {name} was killed; its nodes and links go on");
+    Failure::new(Code::General, message).help(format!(
+        "take it over with `vmm adopt {name}`, or end it with `vmm stop {name}`"
+    ))
+}
+
 fn create_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -376,6 +403,10 @@ fn remove_if_stale(paths: &LabPaths) -> bool {
 }
 
 fn remove(paths: &LabPaths) -> io::Result<()> {
+    // Of a lab whose janitor was killed as well.
+    if let Ok(saved) = Saved::read(paths) {
+        saved.kill();
+    }
     for group in paths
         .record()
         .map(|record| record.groups)

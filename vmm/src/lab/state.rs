@@ -40,9 +40,14 @@ struct Inner {
 impl State {
     /// The state of a lab that starts now.
     pub fn new(lab: Lab) -> Self {
+        Self::since(lab, Instant::now())
+    }
+
+    /// The state of a lab that was launched at a time.
+    pub fn since(lab: Lab, launched: Instant) -> Self {
         let phase = watch::Sender::new(lab.phase);
         Self(Arc::new(Shared {
-            launched: Instant::now(),
+            launched,
             inner: Mutex::new(Inner {
                 lab,
                 agents: HashMap::new(),
@@ -69,6 +74,11 @@ impl State {
             at_ms: self.elapsed_ms(),
             change,
         }
+    }
+
+    /// When it was launched.
+    pub fn launched(&self) -> Instant {
+        self.0.launched
     }
 
     /// Milliseconds since launch.
@@ -98,6 +108,11 @@ impl State {
         (snapshot, self.0.events.subscribe())
     }
 
+    /// Everything that changes from now on, for the lab itself.
+    pub fn changes(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
     /// Waits until somebody follows the events.
     pub async fn subscribed(&self) {
         self.0.subscribed.notified().await;
@@ -118,10 +133,19 @@ impl State {
         change(node);
         let node = Box::new(node.clone());
         self.send(Change::Node { node });
+        self.enter_if_settled(&mut inner);
+    }
+
+    /// The machines have begun; in a lab that was taken over there may be nothing to wait for.
+    pub fn begun(&self) {
+        self.enter_if_settled(&mut self.inner());
+    }
+
+    fn enter_if_settled(&self, inner: &mut Inner) {
         let all_settled = inner.lab.nodes.iter().all(|node| is_settled(node.state));
         if inner.lab.phase == Phase::Starting && all_settled {
-            inner.lab.ready_ms = Some(self.elapsed_ms());
-            self.enter(&mut inner, Phase::Running, None);
+            inner.lab.ready_ms = inner.lab.ready_ms.or(Some(self.elapsed_ms()));
+            self.enter(inner, Phase::Running, None);
         }
     }
 
@@ -162,7 +186,7 @@ impl State {
 
     /// Waits until a node is ready, or stays what it is without having got there; one that is no more has failed.
     pub async fn settled(&self, name: &str) -> NodeState {
-        let mut changes = self.0.events.subscribe();
+        let mut changes = self.changes();
         loop {
             match self.node(name) {
                 Some(node) if !is_settled(node.state) => {}

@@ -15,6 +15,7 @@ use topology::model::Fabric;
 use topology::zones::COMMON;
 
 use super::children::{self, LastWords};
+use super::janitor::{self, Role, SharedJanitor};
 use super::run_folder::LabPaths;
 use crate::failure::{Code, Failure};
 use crate::process::{Command, Namespaces, Process};
@@ -88,15 +89,10 @@ impl Switch {
     pub fn start(
         setup: &Setup,
         paths: &LabPaths,
+        janitor: &SharedJanitor,
         elapsed: Duration,
         hear: impl Fn(News) + Send + 'static,
     ) -> Result<(Self, Ready), Failure> {
-        let cannot = |error: std::io::Error| {
-            Failure::new(
-                Code::Host,
-                format!("cannot start {}: {error}", setup.program.display()),
-            )
-        };
         let command = Command::new(&setup.program);
         let command = match setup.fabric {
             Fabric::Vswitch => command
@@ -117,9 +113,35 @@ impl Switch {
         } else if setup.fabric == Fabric::Vswitch {
             command = command.arguments(["--unconfined"]);
         }
-        let mut process = command.start(|_| Ok(())).map_err(cannot)?;
+        let role = Role::Switch(setup.zone.clone());
+        janitor::start_watched(command, janitor, role, |_| Ok(()))
+            .and_then(|process| Self::attend(process, hear))
+            .map_err(|error| {
+                Failure::new(
+                    Code::Host,
+                    format!("cannot start {}: {error}", setup.program.display()),
+                )
+            })
+    }
+
+    /// Attends a switch that another lab process has started, and that was ready.
+    pub fn adopt(
+        process: Process,
+        hear: impl Fn(News) + Send + 'static,
+    ) -> std::io::Result<(Self, Ready)> {
+        let (switch, _) = Self::attend(process, hear)?;
+        switch.ready.store(true, Ordering::Relaxed);
+        let (sender, ready) = oneshot::channel();
+        let _ = sender.send(());
+        Ok((switch, Ready(ready)))
+    }
+
+    fn attend(
+        mut process: Process,
+        hear: impl Fn(News) + Send + 'static,
+    ) -> std::io::Result<(Self, Ready)> {
         let (Some(stdout), Some(stderr)) = (process.stdout.take(), process.stderr.take()) else {
-            unreachable!("both are always there");
+            return Err(std::io::Error::other("what leads to it is not all there"));
         };
         let switch = Self {
             pid: process.pid,
@@ -140,10 +162,7 @@ impl Switch {
 
     /// Waits until the switch has ended by itself; says how.
     pub async fn failed(&mut self) -> String {
-        let how = match self.process.wait().await {
-            Ok(status) => children::describe_exit(status),
-            Err(error) => format!("cannot be waited for: {error}"),
-        };
+        let how = children::describe_end(self.process.wait().await);
         let _ = tokio::time::timeout(END_PATIENCE, &mut self.last_words.1).await;
         match self.last_words.0.text() {
             words if words.is_empty() => format!("the switch {how}"),

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal, setpgid};
+use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal, setsid};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Namespaces;
@@ -31,6 +31,7 @@ pub struct Child {
     /// What it inherits, from standard input on.
     descriptors: Vec<OwnedFd>,
     processors: Option<CpuSet>,
+    outlives: bool,
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
@@ -44,6 +45,7 @@ impl Child {
         environment: impl Iterator<Item = (OsString, OsString)>,
         descriptors: Vec<OwnedFd>,
         processors: Option<CpuSet>,
+        outlives: bool,
     ) -> io::Result<Self> {
         if descriptors.len() > MOST {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -69,6 +71,7 @@ impl Child {
             _strings: strings,
             descriptors,
             processors,
+            outlives,
         })
     }
 
@@ -143,9 +146,12 @@ impl Child {
         report: &PipeWriter,
     ) -> Result<RawFd, Errno> {
         // First: the lab may end at any moment, and then nobody else would end this process.
-        set_parent_process_death_signal(Some(Signal::KILL))?;
-        // Ctrl-C in the lab's terminal is for the lab alone; and the group is what the lab kills.
-        setpgid(None, None)?;
+        if !self.outlives {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
+        // Ctrl-C in the lab's terminal is for the lab alone; and the group is what the lab kills. A session of its own, not only a group, as
+        // the kernel sends SIGHUP to a group with stopped processes (a paused node) whose last tie to its session, the lab, ends.
+        setsid()?;
         // Else the lab's death would not be seen below.
         // SAFETY: the copy of this process, which nobody else in it uses: it has no other thread, and does not return.
         unsafe { rustix::io::close(sign.as_raw_fd()) };

@@ -1,6 +1,7 @@
 //! Labs without virtual machines: the lab process, its API and its command line against test doubles of QEMU, its
 //! guests and the switch.
 
+mod adopt;
 mod api;
 mod capture;
 mod change;

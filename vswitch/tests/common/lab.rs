@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use topology::model::{
     Change, Completion, Direction, EndPolicy, Endpoint, External, Fabric, Interface, Link, Lock,
-    Machine, Node, NodeKind, Patch, Role, SwitchNode, Timing, Topology,
+    Machine, Node, NodeKind, Orphaned, Patch, Role, SwitchNode, Timing, Topology,
 };
 use topology::net::MacAddr;
 use vswitch::filters::Filters;
@@ -142,6 +142,7 @@ impl Lab {
             seed: self.seed,
             timing: self.timing,
             fabric: Fabric::Vswitch,
+            orphaned: Orphaned::End,
             nodes: self.nodes,
             links: self.links,
             node_faults: Vec::new(),

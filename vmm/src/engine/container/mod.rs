@@ -20,14 +20,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use topology::model::{Completion, Endpoint, Topology};
 
 use super::{
-    Console, Engine, Engines, Ground, Guest, SpawnError, devices, find_programs, start,
+    Console, Engine, Engines, Ground, Guest, SpawnError, devices, find_programs, pipes, start,
     this_program,
 };
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
-use crate::process::{Command, Namespaces};
+use crate::process::{Command, Namespaces, Process};
 
 /// How long the switch may take to make a device.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -109,23 +109,37 @@ pub fn spawn(
         .arguments(["container", &text])
         .with_stdin()
         .descriptors([listener.into()]);
-    let mut child = start(command, &program, ground, Some(Namespaces::OwnButUsers))?;
-    let (Some(stdin), Some(stdout), Some(stderr)) =
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
-    else {
-        unreachable!("standard input was asked for, and the others always are");
-    };
+    let namespaces = Some(Namespaces::OwnButUsers);
+    let child = start(command, &program, &config.name, ground, namespaces)?;
+    attend(child, config, carriers, ground.fabric, false)
+}
+
+/// Attends a container; one that is plugged in has its interfaces.
+pub fn attend(
+    mut child: Process,
+    config: &NodeConfig,
+    carriers: Carriers,
+    fabric: Option<u32>,
+    plugged: bool,
+) -> Result<Guest, SpawnError> {
+    let (stdin, stdout, stderr) = pipes(&mut child, "a container".as_ref())?;
     let (console, _) = Console::new();
     let last_words = LastWords::listen(stderr);
     let nics = Nics {
         pid: child.pid,
-        fabric: ground.fabric,
+        fabric,
         all: config.nics.clone(),
     };
-    let plug = tokio::spawn(nics.plug(carriers, stdin));
+    let plug = tokio::spawn(async move {
+        if plugged {
+            nics.keep_carriers(carriers, Vec::new()).await
+        } else {
+            nics.plug(carriers, stdin).await
+        }
+    });
     let log = config.serial_log.clone();
     let story = tokio::spawn(async move {
-        record(stdout, &log).await;
+        record(stdout, &log, plugged).await;
         if !plug.is_finished() {
             plug.abort();
             return None;
@@ -145,9 +159,16 @@ pub fn spawn(
     ))
 }
 
-/// Writes what a node says to its log, as far as there is room, and takes the rest: nobody in there is to wait.
-async fn record(mut said: impl AsyncRead + Unpin, log: &Path) {
-    let mut log = tokio::fs::File::create(log).await.ok();
+/// Writes what a node says to its log, behind what it has said so far if it is to `go_on`, as far as there is room, and takes the rest:
+/// nobody in there is to wait.
+async fn record(mut said: impl AsyncRead + Unpin, log: &Path, go_on: bool) {
+    let mut options = tokio::fs::OpenOptions::new();
+    options
+        .create(true)
+        .write(true)
+        .append(go_on)
+        .truncate(!go_on);
+    let mut log = options.open(log).await.ok();
     let mut room = LOG;
     let mut chunk = vec![0; 4096];
     while let Ok(length @ 1..) = said.read(&mut chunk).await {
@@ -190,7 +211,7 @@ impl Nics {
         mut carriers: Carriers,
         mut node: impl AsyncWrite + Unpin,
     ) -> io::Result<()> {
-        let mut known = carriers.borrow_and_update().clone();
+        let known = carriers.borrow_and_update().clone();
         let mut inside = Vec::new();
         for (nic, up) in self.all.iter().zip(&known) {
             self.fetch(nic).await?;
@@ -202,11 +223,19 @@ impl Nics {
         }
         batch(self.pid, &inside.concat()).await?;
         node.write_all(b"\n").await?;
+        self.keep_carriers(carriers, known).await
+    }
+
+    /// Keeps the carriers as they are to be; what is not `known` of them is set.
+    async fn keep_carriers(self, mut carriers: Carriers, mut known: Vec<bool>) -> io::Result<()> {
+        if known.is_empty() {
+            carriers.mark_changed();
+        }
         while carriers.changed().await.is_ok() {
             let now = carriers.borrow_and_update().clone();
-            let changed = self.all.iter().zip(&now).zip(&known);
-            let changed = changed.filter(|((_, now), known)| now != known);
-            let lines = changed.map(|((nic, up), _)| {
+            let changed = self.all.iter().zip(&now).enumerate();
+            let changed = changed.filter(|(nic, (_, now))| known.get(*nic) != Some(now));
+            let lines = changed.map(|(_, (nic, up))| {
                 format!("link set dev {} {}\n", name_of(nic), self.carrier(*up))
             });
             let lines: String = lines.collect();

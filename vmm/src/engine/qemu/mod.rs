@@ -13,12 +13,12 @@ use std::time::Duration;
 
 use monitor::NodeConfig;
 
-use super::{Console, Ground, Guest, SpawnError, auto, devices, start, this_program};
+use super::{Console, Ground, Guest, SpawnError, auto, devices, pipes, start, this_program};
 use crate::api::types::{End, EndReason};
 use crate::failure::{Code, Failure};
 use crate::lab::children::LastWords;
 use crate::lab::links::Carriers;
-use crate::process::Command;
+use crate::process::{Command, Process};
 use command_line::{Host, Taps};
 use qmp::Shutdown;
 
@@ -66,7 +66,6 @@ impl Qemu {
         carriers: Carriers,
         ground: &Ground,
     ) -> Result<Guest, SpawnError> {
-        let qmp_socket = config.agent_socket.with_file_name("qmp.sock");
         let listen = |path: &Path| {
             // Those of the process before this one would be connected to in vain.
             let _ = std::fs::remove_file(path);
@@ -78,7 +77,7 @@ impl Qemu {
                 })
         };
         // QEMU gets them open: it needs no folder to write to.
-        let mut descriptors = vec![listen(&qmp_socket)?, listen(&config.agent_socket)?];
+        let mut descriptors = vec![listen(&qmp_socket(config))?, listen(&config.agent_socket)?];
         let taps = match ground.fabric {
             None => None,
             Some(fabric) => Some(open_taps(config, fabric)?),
@@ -109,34 +108,40 @@ impl Qemu {
                 }
             };
         let command = command.with_stdin().descriptors(descriptors);
-        let mut child = start(
-            command,
-            &self.program,
-            ground,
-            ground.isolation.of_machines(),
-        )?;
-        let (Some(stdin), Some(stdout), Some(stderr)) =
-            (child.stdin.take(), child.stdout.take(), child.stderr.take())
-        else {
-            unreachable!("standard input was asked for, and the others always are");
-        };
-        let (console, typed) = Console::new();
-        tokio::spawn(serial::type_in(stdin, typed));
-        let last_words = LastWords::listen(stderr);
-        let words = last_words.0.clone();
-        let serial_log = config.serial_log.clone();
-        let story = tokio::spawn(async move {
-            let shutdown = tokio::spawn(async move { qmp::watch(&qmp_socket, carriers).await });
-            // Standard output is the serial port; QEMU closes it when it ends.
-            let panic = serial::record(stdout, &serial_log).await;
-            // What QEMU has said is here by now; a QEMU that never listened says nothing.
-            let abort = shutdown.abort_handle();
-            let shutdown = tokio::time::timeout(QMP_REST, shutdown).await;
-            abort.abort();
-            tell(shutdown.ok()?.ok()?, panic, &words.text())
-        });
-        Ok(Guest::attend(child, console, story, last_words, |_| None))
+        let namespaces = ground.isolation.of_machines();
+        let child = start(command, &self.program, &config.name, ground, namespaces)?;
+        attend(child, config, carriers)
     }
+}
+
+/// Where QEMU listens to its machine protocol.
+fn qmp_socket(config: &NodeConfig) -> PathBuf {
+    config.agent_socket.with_file_name("qmp.sock")
+}
+
+/// Attends a QEMU that was started for this machine, be it by another lab process.
+pub fn attend(
+    mut child: Process,
+    config: &NodeConfig,
+    carriers: Carriers,
+) -> Result<Guest, SpawnError> {
+    let (stdin, stdout, stderr) = pipes(&mut child, "qemu".as_ref())?;
+    let (console, typed) = Console::new();
+    tokio::spawn(serial::type_in(stdin, typed));
+    let last_words = LastWords::listen(stderr);
+    let words = last_words.0.clone();
+    let (serial_log, qmp_socket) = (config.serial_log.clone(), qmp_socket(config));
+    let story = tokio::spawn(async move {
+        let shutdown = tokio::spawn(async move { qmp::watch(&qmp_socket, carriers).await });
+        // Standard output is the serial port; QEMU closes it when it ends.
+        let panic = serial::record(stdout, &serial_log).await;
+        // What QEMU has said is here by now; a QEMU that never listened says nothing.
+        let abort = shutdown.abort_handle();
+        let shutdown = tokio::time::timeout(QMP_REST, shutdown).await;
+        abort.abort();
+        tell(shutdown.ok()?.ok()?, panic, &words.text())
+    });
+    Ok(Guest::attend(child, console, story, last_words, |_| None))
 }
 
 /// TAP devices that QEMU gets open.

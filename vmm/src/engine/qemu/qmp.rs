@@ -38,7 +38,7 @@ struct Data {
     reason: String,
 }
 
-/// Connects to a QEMU that is starting, keeps the carriers of its NICs as they are to be, and listens until it ends: what did
+/// Connects to a QEMU, which may be starting, keeps the carriers of its NICs as they are to be, and listens until it ends: what did
 /// the guest do?
 pub async fn watch(socket: &Path, mut carriers: Carriers) -> Option<Shutdown> {
     let stream = loop {
@@ -54,8 +54,8 @@ pub async fn watch(socket: &Path, mut carriers: Carriers) -> Option<Shutdown> {
         .await;
     let mut lines = BufReader::new(reader).lines();
     let mut shutdown = None;
-    // QEMU's NICs start with a carrier.
-    let mut known: Vec<bool> = carriers.borrow().iter().map(|_| true).collect();
+    // QEMU's NICs start with a carrier, but it may have been told of others before.
+    let mut known = vec![None; carriers.borrow().len()];
     carriers.mark_changed();
     loop {
         tokio::select! {
@@ -74,11 +74,10 @@ pub async fn watch(socket: &Path, mut carriers: Carriers) -> Option<Shutdown> {
 }
 
 /// The commands that make the carriers `now` of those that are `known`.
-fn set_links(known: &mut [bool], now: &[bool]) -> Vec<String> {
+fn set_links(known: &mut [Option<bool>], now: &[bool]) -> Vec<String> {
     let nics = known.iter_mut().zip(now).enumerate();
-    nics.filter(|(_, (known, up))| *known != *up)
-        .map(|(nic, (known, up))| {
-            *known = *up;
+    nics.filter_map(|(nic, (known, up))| (known.replace(*up) != Some(*up)).then_some((nic, up)))
+        .map(|(nic, up)| {
             let name = command_line::netdev(nic);
             let arguments = json!({"name": name, "up": up});
             format!(
@@ -105,12 +104,14 @@ mod tests {
 
     #[test]
     fn carriers_are_set_once() {
-        let mut known = [true, true, true];
+        let mut known = [Some(true), None, Some(false)];
         let commands = set_links(&mut known, &[true, false, true]);
-        assert_eq!(
-            commands,
-            ["{\"execute\":\"set_link\",\"arguments\":{\"name\":\"net1\",\"up\":false}}\n"]
-        );
+        let command = |name: &str, up: bool| {
+            format!(
+                "{{\"execute\":\"set_link\",\"arguments\":{{\"name\":\"{name}\",\"up\":{up}}}}}\n"
+            )
+        };
+        assert_eq!(commands, [command("net1", false), command("net2", true)]);
         assert!(set_links(&mut known, &[true, false, true]).is_empty());
     }
 

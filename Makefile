@@ -30,7 +30,7 @@ SOAK := 100
 # fuzz: how long each target runs, and how many inputs at most; 0 seconds: as long as that takes, -1: no matter how many.
 FUZZ_SECONDS := 60
 FUZZ_RUNS := -1
-FUZZ_TARGETS := ring chain messages agent_protocol pci virtio_blk topology_file
+FUZZ_TARGETS := ring chain messages agent_protocol requests pci virtio_blk topology_file
 
 .PHONY: help
 help: ## List the commands

@@ -13,6 +13,7 @@ pub mod chain;
 pub mod machine;
 pub mod messages;
 pub mod pci;
+pub mod requests;
 pub mod ring;
 pub mod topology_file;
 pub mod virtio_blk;
@@ -32,7 +33,7 @@ fn all<'a, T: Arbitrary<'a>>(bytes: &mut Unstructured<'a>) -> Vec<T> {
 pub type Run = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Run); 7] = [
+pub const TARGETS: [(&str, Run); 8] = [
     ("ring", ring::run),
     ("chain", chain::run),
     ("messages", messages::run),
@@ -40,4 +41,5 @@ pub const TARGETS: [(&str, Run); 7] = [
     ("agent_protocol", agent_protocol::run),
     ("pci", pci::run),
     ("virtio_blk", virtio_blk::run),
+    ("requests", requests::run),
 ];

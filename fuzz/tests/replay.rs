@@ -52,6 +52,11 @@ proptest! {
     }
 
     #[test]
+    fn requests(input in bytes()) {
+        fuzz::requests::run(&input);
+    }
+
+    #[test]
     fn pci(input in bytes()) {
         fuzz::pci::run(&input);
     }

@@ -94,9 +94,13 @@ async fn converse(mut socket: WebSocket, agent: Agent) {
     tokio::select! {
         () = output.pass_on(&mut events) => {
             let _ = output.sink.close().await;
+            return;
         }
-        () = take(requests, &exec, &window) => hang_up(&exec, events).await,
+        () = take(requests, &exec, &window) => {}
     }
+    // First: a node that never tells of the command's end would have the lab keep a descriptor for each.
+    drop(output);
+    hang_up(&exec, events).await;
 }
 
 async fn refuse(mut socket: WebSocket, message: String) {

@@ -60,14 +60,24 @@ pub struct Api {
 /// Serves the API until the lab has ended.
 pub async fn serve(listener: UnixListener, api: Api) {
     let phases = api.state.phases();
+    server::serve(listener, router().with_state(api), phases).await;
+}
+
+/// Everything that can be asked for.
+fn router() -> Router<Api> {
     let (router, document) = routes();
-    let router = router
+    router
         .route("/v1/openapi.json", get(async || Json(document)))
         .fallback(unknown)
         .layer(DefaultBodyLimit::max(server::MAX_BODY))
         .layer(from_fn(server::explain))
-        .with_state(api);
-    server::serve(listener, router, phases).await;
+}
+
+/// What the API makes of the bytes of one client, for fuzz targets.
+#[cfg(feature = "fuzzing")]
+pub async fn converse(api: Api, client: tokio::io::DuplexStream) {
+    static ROUTER: std::sync::LazyLock<Router<Api>> = std::sync::LazyLock::new(router);
+    server::converse(client, ROUTER.clone().with_state(api)).await;
 }
 
 /// The description of the API.

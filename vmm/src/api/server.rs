@@ -38,11 +38,7 @@ const MAX_TEXT: usize = 64 << 10;
 
 /// Serves `router` until the lab has ended, and what clients have asked for by then to its end.
 pub async fn serve(listener: UnixListener, router: Router, phases: watch::Receiver<Phase>) {
-    let mut server = http1::Builder::new();
-    server
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .max_buf_size(MAX_HEAD);
+    let server = protocol();
     let mut lab_ended = pin!(ended(phases.clone()));
     let mut open = JoinSet::new();
     let mut spare = Spare::new();
@@ -94,6 +90,26 @@ pub async fn serve(listener: UnixListener, router: Router, phases: watch::Receiv
     }
     drop(listener);
     open.join_all().await;
+}
+
+/// HTTP/1.1 as it is served here.
+fn protocol() -> http1::Builder {
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(MAX_HEAD);
+    server
+}
+
+/// Serves one client that is no socket.
+#[cfg(feature = "fuzzing")]
+pub async fn converse(client: tokio::io::DuplexStream, router: Router) {
+    let connection = protocol()
+        .serve_connection(TokioIo::new(client), TowerToHyperService::new(router))
+        .with_upgrades();
+    // That a client breaks off, or the protocol, concerns nobody but the client.
+    let _ = connection.await;
 }
 
 /// A descriptor that is kept for the client who has to be told that there is none left.

@@ -143,7 +143,7 @@ pub struct Console(mpsc::Sender<Vec<u8>>);
 
 impl Console {
     /// That of a machine, and what it gets to read.
-    fn new() -> (Self, mpsc::Receiver<Vec<u8>>) {
+    pub fn new() -> (Self, mpsc::Receiver<Vec<u8>>) {
         let (sender, typed) = mpsc::channel(TYPED);
         (Self(sender), typed)
     }

@@ -15,7 +15,7 @@ use super::node::{Begin, Machine};
 use super::run_folder::{LabPaths, RunFolder, RunRoot};
 use super::saved::Saved;
 use super::state::State;
-use super::{Begun, LabParts, Plan, Prepared, listen, switch, view, write_record};
+use super::{Begun, LabParts, Plan, Prepared, ground, listen, switch, view, write_record};
 use crate::api::types::{EngineName, Lab, Node, NodeState};
 use crate::cgroup::LabGroup;
 use crate::engine::auto::{self, Choice};
@@ -36,6 +36,7 @@ pub async fn adopt(name: &str, root: &RunRoot) -> Result<Prepared, Failure> {
     let switch_program = switch::program()?;
     let links = Arc::new(Links::new(&plan.topology, &paths));
     let (mut machines, roster) = machines(&plan, &paths, &links.wiring())?;
+    ground::raise_descriptors();
     // Up to here the lab was as it was.
     let takeover = janitor::take_over(&paths).map_err(|error| {
         Failure::new(

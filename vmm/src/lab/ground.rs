@@ -2,6 +2,7 @@
 
 use std::io;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use topology::model::{self, Fabric, Topology};
 
@@ -21,6 +22,17 @@ pub fn make_group(plan: &Plan) -> (Option<LabGroup>, Option<String>) {
         Ok(group) => (Some(group), None),
         Err(why) => (None, Some(why)),
     }
+}
+
+/// Lets this process have as many descriptors as it may: a node takes five to eight, and what is common, 1024, is for programs that
+/// select(2). An error leaves it at those it has.
+pub fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    let _ = setrlimit(Resource::Nofile, most);
 }
 
 /// Whether machines of it have limits that take a control group.

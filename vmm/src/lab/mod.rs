@@ -159,6 +159,7 @@ pub fn prepare(plan: &Plan, root: &RunRoot) -> Result<Prepared, Failure> {
     let switch_program = switch::program()?;
     let links = Arc::new(Links::new(&plan.topology, &paths));
     let (machines, roster) = machines(plan, &paths, &links.wiring())?;
+    ground::raise_descriptors();
     ground::check_processors(&plan.topology)?;
     let folder = root.create(&plan.name)?;
     let (group, limits_missing) = ground::make_group(plan);

@@ -231,3 +231,32 @@ fn a_node_that_fails_does_not_hold_up_those_that_wait_for_it() {
     place.ok(&["stop"]);
     place.assert_clean();
 }
+
+/// What is common is 1024 descriptors, which a larger lab needs more than.
+#[test]
+fn a_lab_takes_as_many_descriptors_as_it_may() {
+    let place = Place::new();
+    let nodes: Vec<_> = (0..12)
+        .map(|n| format!("\"n{n}\": {{\"kind\": \"host\"}}"))
+        .collect();
+    place.topology(&format!(
+        "{{\"name\": \"two\", \"nodes\": {{{}}}}}",
+        nodes.join(", ")
+    ));
+    let launch = place.vmm(&["launch", "-d", "--engine", "qemu", "lab.json"]);
+    let mut limited = std::process::Command::new("/bin/sh");
+    limited.args(["-c", "ulimit -Sn 40; exec \"$@\"", "sh"]);
+    limited.arg(launch.get_program()).args(launch.get_args());
+    limited.current_dir(launch.get_current_dir().unwrap());
+    for (name, value) in launch.get_envs() {
+        match value {
+            Some(value) => limited.env(name, value),
+            None => limited.env_remove(name),
+        };
+    }
+    let output = limited.output().unwrap();
+    assert!(output.status.success(), "{}", crate::harness::text(&output));
+    place.ok(&["exec", "n11", "--", "true"]);
+    place.ok(&["stop"]);
+    place.assert_clean();
+}

@@ -124,10 +124,12 @@ fuzz: ## Fuzz what hostile guests, front-ends and files can reach, each target f
 	        echo "make fuzz: $$name failed; the input is in fuzz/artifacts/$$name" >&2
 	        exit 1
 	    }
-	    grep -a '^Done' "$$log"
 	    # Of all times, for the table of attacks.
-	    runs=$$(awk '/^Done/ { print $$2 }' "$$log")
-	    echo $$((runs + $$(cat "$$found.runs" 2>/dev/null || echo 0))) >"$$found.runs"
+	    runs=$$(($$(awk '/^Done/ { print $$2 }' "$$log") + $$(cat "$$found.runs" 2>/dev/null || echo 0)))
+	    echo "$$runs" >"$$found.runs"
+	    edges=$$(grep -aoE 'cov: [0-9]+' "$$log" | tail -n 1)
+	    grep -a '^Done' "$$log"
+	    echo "    $$runs inputs in all, $${edges#cov: } edges reached"
 	    rm "$$log"
 	done
 

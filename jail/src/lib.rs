@@ -32,6 +32,9 @@ pub struct Plan {
     pub namespaces: bool,
     /// What it still sees of the file system, at the same paths.
     pub mounts: Vec<Mount>,
+    /// Whether it becomes the second user, and group, of its user namespace: one that nobody else on this machine is.
+    #[serde(default)]
+    pub own_user: bool,
     /// Whether it keeps the capabilities over the network that it has: a switch with a way out of the lab.
     pub network: bool,
     /// Descriptors it may have open at most; as many as it may have now if 0.
@@ -110,7 +113,7 @@ pub fn enter(plan: &Plan) -> Result<Entered, Error> {
         root::replace(&plan.mounts)?;
     }
     privileges::limit(plan)?;
-    privileges::drop_all(plan.network)?;
+    privileges::drop_all(plan)?;
     let landlock = paths::restrict(plan)?;
     Ok(Entered {
         root: plan.namespaces,

@@ -5,17 +5,22 @@ use std::io;
 
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+    DumpableBehavior, Gid, Resource, Rlimit, Uid, getrlimit, parent_process_death_signal,
+    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
 };
 
 use crate::{Error, Plan};
 
 /// How many users are mapped in the namespace that the system has started with.
 const WHOLE_RANGE: &str = "4294967295";
+
+/// The user of its own in its user namespace, and the group.
+const OWN: u32 = 1;
 
 fn fail(what: &'static str) -> impl FnOnce(Errno) -> Error {
     move |errno| Error::Privilege {
@@ -61,9 +66,20 @@ pub fn forbid_user_namespaces() -> Result<(), Error> {
     fs::write("/proc/sys/user/max_user_namespaces", "0").map_err(fail)
 }
 
-/// Gives up all capabilities, those over the network excepted if `network`, and every way to get one back.
-pub fn drop_all(network: bool) -> Result<(), Error> {
-    let keep = if network {
+/// Becomes user and group 1 of its user namespace, and a member of no other group.
+fn become_own_user() -> Result<(), Error> {
+    // setresuid(2) and the like clear it (prctl(2)).
+    let dies_with = parent_process_death_signal().map_err(fail("read its parent-death signal"))?;
+    let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
+    set_thread_groups(&[]).map_err(fail("leave its groups"))?;
+    set_thread_res_gid(group, group, group).map_err(fail("become a group of its own"))?;
+    set_thread_res_uid(user, user, user).map_err(fail("become a user of its own"))?;
+    set_parent_process_death_signal(dies_with).map_err(fail("set its parent-death signal"))
+}
+
+/// Gives up all capabilities, those over the network excepted if the plan says so, and every way to get one back.
+pub fn drop_all(plan: &Plan) -> Result<(), Error> {
+    let keep = if plan.network {
         CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW
     } else {
         CapabilitySet::empty()
@@ -82,6 +98,9 @@ pub fn drop_all(network: bool) -> Result<(), Error> {
         }
     }
     clear_ambient_capability_set().map_err(fail("clear the ambient capabilities"))?;
+    if plan.own_user {
+        become_own_user()?;
+    }
     let permitted = rustix::thread::capabilities(None)
         .map_err(fail("read its capabilities"))?
         .permitted;

@@ -67,6 +67,7 @@ const LABS: &[(&str, Run)] = &[
     ("change::while_it_runs", change::while_it_runs),
     ("change::a_partition_heals", change::a_partition_heals),
     ("user::not_root", user::not_root),
+    ("user::of_their_own", user::of_their_own),
     ("user::others_are_refused", user::others_are_refused),
     ("limits::enforced", limits::enforced),
     ("limits::not_enforced", limits::not_enforced),

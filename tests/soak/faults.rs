@@ -52,7 +52,11 @@ impl Moments {
 }
 
 fn launch(world: &World) -> Result<Lab<'_>> {
-    let lab = world.launch(&world.file("soak.json", LAB)?)?;
+    launch_as(world, LAB)
+}
+
+fn launch_as<'w>(world: &'w World, text: &str) -> Result<Lab<'w>> {
+    let lab = world.launch(&world.file("soak.json", text)?)?;
     for (from, to) in [("a", "10.0.1.2"), ("c", "10.0.2.2")] {
         eventually(SOON, || {
             lab.sh(from, &format!("ping -c 1 -W 2 {to}")).map(drop)
@@ -166,6 +170,37 @@ pub fn lab_killed(world: &World) -> Result<()> {
         Some(longest(&gone)),
     );
     Ok(())
+}
+
+pub fn lab_adopted(world: &World) -> Result<()> {
+    let count = times(100)?;
+    let text = LAB.replacen('{', "{\"orphaned\": \"keep\",", 1);
+    let lab = launch_as(world, &text)?;
+    let who = neighbours(&lab)?;
+    let others = [lab.switch_pid()?, lab.node_pid("a")?, lab.node_pid("b")?];
+    lab.sh("c", "ping -i 0.01 10.0.2.2 > /tmp/pings 2>&1 &")?;
+    let mut moments = Moments::new()?;
+    let mut taken = Vec::new();
+    for _ in 0..count {
+        moments.wait(Duration::from_millis(500));
+        let killed = lab.pid()?;
+        kill(killed, Signal::KILL)?;
+        let start = Instant::now();
+        eventually(SOON, || {
+            world.vmm(&["adopt", lab.name()])?.success().map(drop)
+        })?;
+        taken.push(start.elapsed());
+        ensure!(lab.pid()? != killed && neighbours(&lab)? == who);
+        let now = [lab.switch_pid()?, lab.node_pid("a")?, lab.node_pid("b")?];
+        ensure!(now == others, "{now:?} are not {others:?}");
+    }
+    lab.expect_every_ping("c", "/tmp/pings", 100)?;
+    held(
+        "kill -9 of the lab process under traffic, `orphaned: keep`: nobody loses a ping (until another has the lab)",
+        count.into(),
+        Some(longest(&taken)),
+    );
+    lab.stop()
 }
 
 /// Processes that are stopped for ten seconds go on as if nothing had been.

@@ -1,5 +1,6 @@
 //! How far the processes of a lab are jailed on this machine, found out by entering a jail.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use topology::model::{External, Fabric, Node, NodeKind, Topology};
 use crate::api::types::{IsolationLevel, IsolationReport};
 use crate::failure::{Code, Failure};
 use crate::lab::children;
-use crate::process::{Command, Namespaces};
+use crate::process::{Command, Namespaces, Users};
 
 /// How long it may take to enter a jail.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,6 +51,8 @@ pub struct Isolation {
     pub wish: Wish,
     level: IsolationLevel,
     missing: Vec<String>,
+    /// For each machine's process one of its own.
+    users: Option<Users>,
 }
 
 impl Isolation {
@@ -61,14 +64,24 @@ impl Isolation {
                 wish,
                 level: IsolationLevel::None,
                 missing: Vec::new(),
+                users: None,
             });
         }
-        let refusal = match enter(Namespaces::Own).await {
+        let refusal = match enter(Namespaces::Own, None).await {
             Ok(entered) => {
+                let users = match Users::find() {
+                    // They may be there and of no use: without newuidmap(1), say.
+                    Some(users) => enter(Namespaces::Own, Some(users))
+                        .await
+                        .map(|_| users)
+                        .ok(),
+                    None => None,
+                };
                 return Ok(Self {
                     wish,
                     level: IsolationLevel::Full,
                     missing: landlock_missing(&entered),
+                    users,
                 });
             }
             Err(refusal) => refusal,
@@ -77,7 +90,7 @@ impl Isolation {
             let message = format!("the lab's processes cannot be jailed: {refusal}");
             return Err(Failure::new(Code::Host, message).help(REMEDY));
         }
-        let entered = enter(Namespaces::Hosts).await.map_err(|refusal| {
+        let entered = enter(Namespaces::Hosts, None).await.map_err(|refusal| {
             let message = format!("the lab's processes cannot be jailed at all: {refusal}");
             Failure::new(Code::Host, message).help("--isolation none runs them without a jail")
         })?;
@@ -89,6 +102,7 @@ impl Isolation {
             wish,
             level: IsolationLevel::Relaxed,
             missing,
+            users: None,
         })
     }
 
@@ -97,6 +111,7 @@ impl Isolation {
         IsolationReport {
             level: self.level,
             missing: self.missing.clone(),
+            own_users: self.users.is_some(),
         }
     }
 
@@ -124,6 +139,11 @@ impl Isolation {
         }
     }
 
+    /// Users for the process of a machine that enters a jail of this plan.
+    pub fn users_of(&self, plan: &Plan) -> Option<Users> {
+        self.users.filter(|_| plan.own_user)
+    }
+
     /// The namespaces of the switch of a lab with this topology.
     pub fn of_switch(&self, topology: &Topology) -> Option<Namespaces> {
         if topology.fabric == Fabric::Kernel {
@@ -140,6 +160,7 @@ impl Isolation {
         Some(Plan {
             namespaces: namespaces != Namespaces::Hosts,
             mounts,
+            own_user: false,
             network: false,
             descriptors: DESCRIPTORS,
             file_size: FILE_SIZE,
@@ -149,7 +170,9 @@ impl Isolation {
     /// What a monitor keeps: it has opened everything else before it enters. The ports, as a switch that is started again
     /// makes them anew.
     pub fn monitor_plan(&self, ports: &Path) -> Option<Plan> {
-        self.plan(vec![mount(ports, Access::Read)])
+        let mut plan = self.plan(vec![mount(ports, Access::Read)])?;
+        plan.own_user = self.users.is_some();
+        Some(plan)
     }
 
     /// What QEMU keeps: the monitor's, and what an ordinary program opens by itself.
@@ -177,6 +200,9 @@ impl Isolation {
         }
         mounts.push(mount(ports, Access::Read));
         let mut plan = self.plan(mounts)?;
+        // It opens these in jail, as whoever it is there.
+        let files = [&config.kernel, &config.rootfs, &qemu.to_path_buf()];
+        plan.own_user = self.users.is_some() && !kvm && files.into_iter().all(|f| is_everybodys(f));
         // It makes the guest's memory, a file to the kernel, once it is in jail.
         plan.file_size = plan.file_size.max(config.memory);
         Some(plan)
@@ -232,12 +258,19 @@ fn landlock_missing(entered: &Entered) -> Vec<String> {
     }
 }
 
-/// Has a process enter a jail without anything in it; an error says, for people, why it cannot.
-async fn enter(namespaces: Namespaces) -> Result<Entered, String> {
+/// Whether everybody may read a file, if they get at it.
+fn is_everybodys(file: &Path) -> bool {
+    let metadata = std::fs::metadata(file);
+    metadata.is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+/// Has a process enter a jail without anything in it, as one of the `users` if there are some; an error says, for people, why it cannot.
+async fn enter(namespaces: Namespaces, users: Option<Users>) -> Result<Entered, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let plan = Plan {
         namespaces: namespaces != Namespaces::Hosts,
         mounts: Vec::new(),
+        own_user: users.is_some(),
         network: false,
         descriptors: DESCRIPTORS,
         file_size: FILE_SIZE,
@@ -246,6 +279,7 @@ async fn enter(namespaces: Namespaces) -> Result<Entered, String> {
     let mut process = Command::new(&program)
         .arguments(["enter", &plan])
         .jailed(Some(namespaces))
+        .users(users)
         .start(|_, _| Ok(()))
         .map_err(|error| format!("no namespaces of its own: {error}"))?;
     let (mut output, mut words) = (String::new(), String::new());

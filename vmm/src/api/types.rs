@@ -82,6 +82,9 @@ pub struct IsolationReport {
     /// What of the jail this machine does not have or forbids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<String>,
+    /// Whether the process of a machine is a user of its own on this machine.
+    #[serde(default)]
+    pub own_users: bool,
 }
 
 /// How far a process is jailed.

@@ -356,6 +356,7 @@ mod tests {
             isolation: IsolationReport {
                 level: IsolationLevel::Full,
                 missing: vec![],
+                own_users: false,
             },
             limits_missing: None,
             nodes: vec![node(NodeState::Booting)],

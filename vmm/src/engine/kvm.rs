@@ -32,8 +32,10 @@ pub fn spawn(
         .arguments(["node", "--config", "-"])
         .with_stdin();
     if let Some(plan) = ground.isolation.monitor_plan(&ground.ports) {
-        let plan = serde_json::to_string(&plan).unwrap_or_default();
-        command = command.arguments(["--jail", &plan]);
+        let text = serde_json::to_string(&plan).unwrap_or_default();
+        command = command
+            .arguments(["--jail", &text])
+            .users(ground.isolation.users_of(&plan));
     }
     let namespaces = ground.isolation.of_machines();
     let child = start(command, &program, &config.name, ground, namespaces)?;

@@ -255,9 +255,12 @@ impl LabPaths {
         self.nodes().join(node)
     }
 
-    /// Makes the folders of a node.
+    /// Makes the folders of a node. Its process, which may be another user in its jail, gets at that of its ports, and nobody else to whom
+    /// the folders above are closed.
     pub fn create_node(&self, zone: &str, node: &str) -> io::Result<()> {
-        create_private(&self.node_ports(zone, node))?;
+        let ports = self.node_ports(zone, node);
+        create_private(&ports)?;
+        fs::set_permissions(&ports, fs::Permissions::from_mode(0o711))?;
         create_private(&self.node(node))
     }
 

@@ -158,6 +158,7 @@ pub(super) mod tests {
             isolation: IsolationReport {
                 level: IsolationLevel::None,
                 missing: Vec::new(),
+                own_users: false,
             },
             limits_missing: None,
             nodes: Vec::new(),

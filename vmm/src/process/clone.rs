@@ -11,7 +11,7 @@ use std::path::Path;
 use std::ptr;
 
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
-use rustix::process::{Signal, getegid, geteuid, set_parent_process_death_signal, setsid};
+use rustix::process::{Signal, set_parent_process_death_signal, setsid};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::Namespaces;
@@ -99,9 +99,7 @@ impl Child {
         }
         let pid = pid as u32;
         drop((go, report));
-        let result = map_user(pid, jailed)
-            .and_then(|()| admit(pid))
-            .and_then(|()| sign.write_all(&[1]));
+        let result = admit(pid).and_then(|()| sign.write_all(&[1]));
         // Without a sign it ends by itself.
         drop(sign);
         let mut errno = [0; 4];
@@ -235,17 +233,4 @@ fn flags(namespaces: Namespaces) -> u64 {
         Namespaces::Hosts => 0,
     };
     all as u64
-}
-
-/// Makes the one user of the new process's user namespace root in there, who outside is who runs the lab: it needs the capabilities
-/// of its namespaces to set up its jail, and loses them there.
-fn map_user(pid: u32, jailed: Option<Namespaces>) -> io::Result<()> {
-    if jailed != Some(Namespaces::Own) {
-        return Ok(());
-    }
-    let write = |file: &str, text: String| std::fs::write(format!("/proc/{pid}/{file}"), text);
-    // user_namespaces(7): without privileges only after this.
-    write("setgroups", "deny".into())?;
-    write("uid_map", format!("0 {} 1", geteuid().as_raw()))?;
-    write("gid_map", format!("0 {} 1", getegid().as_raw()))
 }

@@ -5,6 +5,7 @@
 //! between, for every node, would cost memory and hide the number of the one that matters.
 
 mod clone;
+mod users;
 
 use std::ffi::OsString;
 use std::io;
@@ -23,6 +24,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
 use crate::lab::children::{ends_within, raw_pid};
+
+pub use users::Users;
 
 /// Variables of the environment that a jailed process gets; what else there is (tokens, paths) is not its business.
 const ENVIRONMENT: [&str; 6] = [
@@ -44,6 +47,7 @@ pub struct Command {
     processors: Option<CpuSet>,
     descriptors: Vec<OwnedFd>,
     outlives: bool,
+    users: Option<Users>,
 }
 
 /// Whether a jailed process starts in namespaces of its own.
@@ -88,6 +92,7 @@ impl Command {
             processors: None,
             descriptors: Vec::new(),
             outlives: false,
+            users: None,
         }
     }
 
@@ -106,6 +111,12 @@ impl Command {
     /// It will enter a jail, for which it gets these namespaces and little environment; `None` leaves it as it is.
     pub fn jailed(mut self, namespaces: Option<Namespaces>) -> Self {
         self.jailed = namespaces;
+        self
+    }
+
+    /// In a user namespace of its own there is a second user and group, one of these.
+    pub fn users(mut self, users: Option<Users>) -> Self {
+        self.users = users;
         self
     }
 
@@ -159,7 +170,12 @@ impl Command {
         )?;
         let pid = {
             let pipes: Vec<_> = pipes.iter().map(AsFd::as_fd).collect();
-            child.start(self.jailed, |pid| admit(pid, &pipes))?
+            child.start(self.jailed, |pid| {
+                if self.jailed == Some(Namespaces::Own) {
+                    users::map(pid, self.users)?;
+                }
+                admit(pid, &pipes)
+            })?
         };
         let raw = raw_pid(pid).ok_or(io::ErrorKind::NotFound)?;
         Process::adopt(pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?, pipes)

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use nix::sys::signal::{SigSet, Signal};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use topology::model::{Timing, Topology};
 
 use super::wiring::{Wired, Wiring};
@@ -150,6 +151,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         .map(Socket::listen)
         .transpose()?;
     if let Some(plan) = &arguments.jail {
+        // Each machine's process connects as a user of its own. Everybody may, who gets at the folder: a lab's is closed to others.
+        umask(Mode::empty());
         jail::enter(plan)?;
     }
     let switch = Switch::start(&topology, &options)?;

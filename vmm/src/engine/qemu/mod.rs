@@ -100,9 +100,10 @@ impl Qemu {
             {
                 None => Command::new(&self.program).arguments(arguments),
                 Some(plan) => {
-                    let plan = serde_json::to_string(&plan).unwrap_or_default();
+                    let text = serde_json::to_string(&plan).unwrap_or_default();
                     Command::new(&this_program()?)
-                        .arguments(["enter", &plan, "--"])
+                        .users(ground.isolation.users_of(&plan))
+                        .arguments(["enter", &text, "--"])
                         .arguments([&self.program])
                         .arguments(arguments)
                 }

@@ -28,6 +28,8 @@ pub struct Setup<'a> {
     pub cpu: &'a str,
     pub timing: &'a str,
     pub pairs: usize,
+    /// Whether its threads have filters of system calls.
+    pub confined: bool,
     /// Attributes of every link, in the topology's words.
     pub link: Value,
 }
@@ -61,6 +63,9 @@ impl Switch {
         c.arg("--control").arg(dir.path().join("control.sock"));
         // DPDK's memory is not sealed.
         c.arg("--allow-unsealed");
+        if !setup.confined {
+            c.arg("--unconfined");
+        }
         let mut process = Process::start("vswitch", &mut c)?;
         process.wait_for("that it is ready", Duration::from_mins(1), |l| {
             l.contains(r#""ready""#).then_some(())
@@ -79,7 +84,7 @@ impl Switch {
 
     /// The sockets of pair `n`.
     pub fn sockets(&self, n: usize) -> [PathBuf; 2] {
-        ["a", "b"].map(|side| self.dir.path().join(format!("{side}{n}.eth0.sock")))
+        ["a", "b"].map(|side| self.dir.path().join(format!("{side}{n}/eth0.sock")))
     }
 
     /// By how many nanoseconds frames from host `a0` came out late so far: how many in each bucket of the switch's own histogram.

@@ -155,7 +155,7 @@ fn adopt(
     links: &Arc<Links>,
     process: Process,
 ) -> Result<(Switch, Ready), Failure> {
-    let adopted = Switch::adopt(process, hear(context, links)).map_err(|error| {
+    let adopted = Switch::adopt(setup, process, hear(context, links)).map_err(|error| {
         let message = format!("cannot take over {}: {error}", setup.called());
         Failure::new(Code::Lab, message)
     })?;

@@ -30,6 +30,8 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Switch {
     /// Its process.
     pub pid: u32,
+    /// What people call it.
+    called: String,
     process: Process,
     last_words: (LastWords, JoinHandle<()>),
     ready: Arc<AtomicBool>,
@@ -115,7 +117,7 @@ impl Switch {
         }
         let role = Role::Switch(setup.zone.clone());
         janitor::start_watched(command, janitor, role, |_| Ok(()))
-            .and_then(|process| Self::attend(process, hear))
+            .and_then(|process| Self::attend(setup, process, hear))
             .map_err(|error| {
                 Failure::new(
                     Code::Host,
@@ -126,10 +128,11 @@ impl Switch {
 
     /// Attends a switch that another lab process has started, and that was ready.
     pub fn adopt(
+        setup: &Setup,
         process: Process,
         hear: impl Fn(News) + Send + 'static,
     ) -> std::io::Result<(Self, Ready)> {
-        let (switch, _) = Self::attend(process, hear)?;
+        let (switch, _) = Self::attend(setup, process, hear)?;
         switch.ready.store(true, Ordering::Relaxed);
         let (sender, ready) = oneshot::channel();
         let _ = sender.send(());
@@ -137,6 +140,7 @@ impl Switch {
     }
 
     fn attend(
+        setup: &Setup,
         mut process: Process,
         hear: impl Fn(News) + Send + 'static,
     ) -> std::io::Result<(Self, Ready)> {
@@ -145,6 +149,7 @@ impl Switch {
         };
         let switch = Self {
             pid: process.pid,
+            called: setup.called(),
             process,
             last_words: LastWords::listen(stderr),
             ready: Arc::default(),
@@ -164,9 +169,10 @@ impl Switch {
     pub async fn failed(&mut self) -> String {
         let how = children::describe_end(self.process.wait().await);
         let _ = tokio::time::timeout(END_PATIENCE, &mut self.last_words.1).await;
+        let called = &self.called;
         match self.last_words.0.text() {
-            words if words.is_empty() => format!("the switch {how}"),
-            words => format!("the switch {how} and said: {words}"),
+            words if words.is_empty() => format!("{called} {how}"),
+            words => format!("{called} {how} and said: {words}"),
         }
     }
 

@@ -43,13 +43,22 @@ impl Bench {
         wrapper: &[String],
     ) -> Result<Switch> {
         Switch::start(&Setup {
-            program: &self.vswitch,
             wrapper,
+            pairs,
+            ..self.setup(timing, link)
+        })
+    }
+
+    fn setup<'a>(&'a self, timing: &'a str, link: Value) -> Setup<'a> {
+        Setup {
+            program: &self.vswitch,
+            wrapper: &[],
             cpu: &self.switch_cpu,
             timing,
-            pairs,
+            pairs: 1,
+            confined: true,
             link,
-        })
+        }
     }
 }
 

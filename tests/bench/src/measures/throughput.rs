@@ -9,7 +9,7 @@ use super::Bench;
 use crate::ovs::Ovs;
 use crate::process::Process;
 use crate::report::{Report, Row, Target};
-use crate::switch::Switch;
+use crate::switch::{Setup, Switch};
 use crate::testpmd::{self, Listener, Testpmd};
 
 const SIZES: [u32; 2] = [64, 1500];
@@ -63,16 +63,19 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let wire = ["0", "1"].map(|n| dir.path().join(n));
     let mut all: Vec<Contestant> = Vec::new();
-    for n in 0..4 {
+    for n in 0..5 {
         let mut listener = Listener::Switch;
         let (forwarder, sockets) = match n {
-            0 | 1 => {
-                let link = if n == 0 { json!({}) } else { shaped.clone() };
-                let switch = bench.switch("balanced", link)?;
+            0..3 => {
+                let link = if n == 1 { shaped.clone() } else { json!({}) };
+                let switch = Switch::start(&Setup {
+                    confined: n < 2,
+                    ..bench.setup("balanced", link)
+                })?;
                 let sockets = switch.sockets(0);
                 (Forwarder::Switch(switch), sockets)
             }
-            2 => {
+            3 => {
                 let forwarder = testpmd::wire(&bench.switch_cpu, [&wire[0], &wire[1]])
                     .context("DPDK's testpmd, of package dpdk-dev")?;
                 (Forwarder::Wire(forwarder), wire.clone())
@@ -105,8 +108,8 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
             }
         }
     }
-    let [plain, shaped, wire, ovs] = &all[..] else {
-        anyhow::bail!("four were started");
+    let [plain, shaped, free, wire, ovs] = &all[..] else {
+        anyhow::bail!("five were started");
     };
     for (i, size) in SIZES.iter().enumerate() {
         let row = |what: &str, ours: &Contestant, name: &str, theirs: &Contestant| {
@@ -117,6 +120,7 @@ pub fn measure(bench: &Bench, report: &mut Report) -> Result<()> {
         report.rows.extend([
             row("", plain, "bare wire", wire).target(Target::RatioAtLeast(least)),
             row("", plain, "OVS-DPDK", ovs),
+            row("", plain, "no filters", free),
             row(", rate delay loss", shaped, "OVS-DPDK", ovs).target(Target::RatioAtLeast(1.0)),
         ]);
     }

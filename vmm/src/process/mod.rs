@@ -76,6 +76,8 @@ pub struct Process {
     pub stderr: Option<pipe::Receiver>,
     pidfd: AsyncFd<OwnedFd>,
     end: Option<Ended>,
+    /// Its number stays its own until this process has waited for it.
+    is_child: bool,
 }
 
 /// How a process has ended; `None` if that is known only to one that is no more: the process that had started it.
@@ -178,13 +180,17 @@ impl Command {
             })?
         };
         let raw = raw_pid(pid).ok_or(io::ErrorKind::NotFound)?;
-        Process::adopt(pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?, pipes)
+        Process::new(pid, pidfd_open(raw, PidfdFlags::NONBLOCK)?, pipes, true)
     }
 }
 
 impl Process {
-    /// One that runs: its `pidfd`, which does not block, and standard output, error and, if it has that, input.
+    /// One that another process has started: its `pidfd`, which does not block, and standard output, error and, if it has that, input.
     pub fn adopt(pid: u32, pidfd: OwnedFd, pipes: Vec<OwnedFd>) -> io::Result<Self> {
+        Self::new(pid, pidfd, pipes, false)
+    }
+
+    fn new(pid: u32, pidfd: OwnedFd, pipes: Vec<OwnedFd>, is_child: bool) -> io::Result<Self> {
         // SAFETY: an `OwnedFd` gives the same descriptor whenever it is asked, and closes it only when it is dropped.
         let pidfd = unsafe { AsyncFd::register(pidfd) }?;
         let mut pipes = pipes.into_iter();
@@ -197,6 +203,7 @@ impl Process {
             stderr,
             pidfd,
             end: None,
+            is_child,
         })
     }
 
@@ -233,7 +240,8 @@ impl Process {
 
     /// Sends a signal to it and to whatever it has started (it may be a wrapper), unless it was waited for.
     pub fn signal(&self, signal: Signal) {
-        if let (None, Some(pid)) = (self.end, raw_pid(self.pid)) {
+        let is_its_own = self.is_child || !ends_within(self.pidfd.get_ref(), Duration::ZERO);
+        if let (None, true, Some(pid)) = (self.end, is_its_own, raw_pid(self.pid)) {
             let _ = kill_process_group(pid, signal);
         }
     }

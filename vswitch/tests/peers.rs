@@ -15,7 +15,7 @@ use libtest_mimic::{Arguments, Trial};
 use process::{Program, vswitch};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use vswitch::port::Policy;
-use vswitch::stats::DirectionStats;
+use vswitch::stats::{DirectionStats, PortStats};
 
 const PROGRAM: &str = "dpdk-testpmd";
 /// In each direction, before a case is content.
@@ -44,13 +44,19 @@ struct Testpmd {
 }
 
 impl Testpmd {
-    /// Sends 16 bursts of 32 frames from each end and keeps them going round.
+    /// At the sockets of `lab`, under way.
     fn start(lab: &Running, shape: Shape) -> Self {
+        let mut testpmd = Self::connect(lab, shape);
+        testpmd.send(|| are_ready(&ports(lab)));
+        testpmd
+    }
+
+    fn connect(lab: &Running, shape: Shape) -> Self {
         let sockets = ["a.eth0", "b.eth0"].map(|name| lab.socket(name));
         Self::spawn(lab.dir.path(), &sockets, false, shape)
     }
 
-    /// As [`Testpmd::start`], in `folder`; with `listens` it makes the sockets.
+    /// In `folder`; with `listens` it makes the sockets.
     fn spawn(folder: &Path, sockets: &[PathBuf; 2], listens: bool, shape: Shape) -> Self {
         let allowed = sched_getaffinity(None).unwrap();
         let cpu = (0..CpuSet::MAX_CPU)
@@ -81,12 +87,14 @@ impl Testpmd {
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let pieces = shape.pieces;
-        write!(stdin, "set txpkts {pieces}\nstart tx_first 16\n").unwrap();
+        writeln!(stdin, "set txpkts {pieces}").unwrap();
         Self { child, stdin }
     }
 
-    /// Sends as at the start.
-    fn again(&mut self) {
+    /// Sends 16 bursts of 32 frames from each end and keeps them going round: once the switch has both ports, for what it
+    /// takes from one while the other is not there is lost, and nothing might be left to go round.
+    fn send(&mut self, are_ready: impl FnMut() -> bool) {
+        eventually("both ports", are_ready);
         self.stdin.write_all(b"stop\nstart tx_first 16\n").unwrap();
     }
 
@@ -115,6 +123,14 @@ fn lab() -> Running {
     pair().run_with(policy, 1)
 }
 
+fn ports(lab: &Running) -> [PortStats; 2] {
+    ["a.eth0", "b.eth0"].map(|name| lab.port(name))
+}
+
+fn are_ready(ports: &[PortStats]) -> bool {
+    ports.iter().all(|p| p.receiving && p.sending)
+}
+
 fn directions(lab: &Running) -> [DirectionStats; 2] {
     [
         lab.direction("a.eth0", "b.eth0"),
@@ -129,8 +145,7 @@ fn traffic(lab: &Running) {
         let now = directions(lab).map(|d| d.out_frames);
         before.iter().zip(now).all(|(b, n)| n > b + ENOUGH)
     });
-    for name in ["a.eth0", "b.eth0"] {
-        let port = lab.port(name);
+    for port in ports(lab) {
         assert_eq!((port.malformed, port.violations), (0, 0), "{port:?}");
         assert_eq!(port.last_error, None);
     }
@@ -170,9 +185,9 @@ fn packed() {
         packed: true,
         ..PLAIN
     };
-    let mut testpmd = Testpmd::start(&lab, packed);
-    eventually("an end, or traffic", || {
-        testpmd.child.try_wait().unwrap().is_some() || directions(&lab)[0].out_frames > ENOUGH
+    let mut testpmd = Testpmd::connect(&lab, packed);
+    eventually("an end, or both ports", || {
+        testpmd.child.try_wait().unwrap().is_some() || are_ready(&ports(&lab))
     });
     testpmd.kill();
     eventually("nobody", || !lab.port("a.eth0").connected);
@@ -209,11 +224,15 @@ fn switch_killed(shape: Shape) {
     let mut dir = tempfile::tempdir().unwrap();
     let sockets = ["a.sock", "b.sock"].map(|name| dir.path().join(name));
     let mut testpmd = Testpmd::spawn(dir.path(), &sockets, true, shape);
-    let round = |program: &Program| {
-        eventually("frames both ways", || {
+    let round = |program: &Program, testpmd: &mut Testpmd| {
+        let directions = || {
             let both = [("a.eth0", "b.eth0"), ("b.eth0", "a.eth0")];
-            both.iter()
-                .all(|(from, to)| program.direction(from, to).out_frames > ENOUGH)
+            both.map(|(from, to)| program.direction(from, to).out_frames)
+        };
+        let before = directions();
+        testpmd.send(|| are_ready(&program.counters().ports));
+        eventually("frames both ways", || {
+            before.iter().zip(directions()).all(|(b, n)| n > b + ENOUGH)
         });
         for port in program.counters().ports {
             assert_eq!((port.malformed, port.violations), (0, 0), "{port:?}");
@@ -221,13 +240,11 @@ fn switch_killed(shape: Shape) {
     };
     for _ in 0..3 {
         let mut program = connecting(dir);
-        round(&program);
+        round(&program, &mut testpmd);
         dir = program.kill();
-        // What was in the switch is lost; without it nothing would go round.
-        testpmd.again();
     }
     let program = connecting(dir);
-    round(&program);
+    round(&program, &mut testpmd);
     testpmd.kill();
     for socket in &sockets {
         // virtio-user does not replace what a dead one has left.
@@ -236,18 +253,15 @@ fn switch_killed(shape: Shape) {
     eventually("nobody", || {
         program.counters().ports.iter().all(|p| !p.connected)
     });
-    let _testpmd = Testpmd::spawn(program.dir.path(), &sockets, true, shape);
-    let before = program.direction("a.eth0", "b.eth0").out_frames;
-    eventually("frames again", || {
-        program.direction("a.eth0", "b.eth0").out_frames > before + ENOUGH
-    });
+    let mut testpmd = Testpmd::spawn(program.dir.path(), &sockets, true, shape);
+    round(&program, &mut testpmd);
     assert!(program.counters().ports.iter().all(|p| p.connections == 2));
 }
 
 /// Without `--allow-unsealed` its memory is refused, and it is said why.
 fn unsealed() {
     let lab = pair().run();
-    let _testpmd = Testpmd::start(&lab, PLAIN);
+    let _testpmd = Testpmd::connect(&lab, PLAIN);
     eventually("a reason", || {
         let error = lab.port("a.eth0").last_error;
         error.is_some_and(|e| e.contains("--allow-unsealed"))

@@ -38,6 +38,8 @@ enum Fault {
     RebootOnce,
     /// It reboots before it is ready, every time.
     RebootLoop,
+    /// Its agent takes the first greeting of a further host for the former one's.
+    Forget,
 }
 
 fn main() {
@@ -108,6 +110,7 @@ fn fault_of(node: &str) -> Fault {
         "panic" => Fault::Panic,
         "reboot-once" => Fault::RebootOnce,
         "reboot-loop" => Fault::RebootLoop,
+        "forget" => Fault::Forget,
         other => panic!("no such fault: {other}"),
     }
 }
@@ -178,6 +181,8 @@ struct Agent {
     hosts: PathBuf,
     /// What has become of its configuration.
     progress: Vec<ToHost>,
+    /// It does not hear the next greeting.
+    forgets: bool,
 }
 
 struct Running {
@@ -199,6 +204,7 @@ impl Agent {
             boot,
             hosts,
             progress: Vec::new(),
+            forgets: false,
         }
     }
 
@@ -216,6 +222,7 @@ impl Agent {
                     self.socket = listener.accept().unwrap().0;
                     *self.out.lock().unwrap() = self.socket.try_clone().unwrap();
                     receiver = Receiver::new();
+                    self.forgets = self.fault == Fault::Forget;
                 }
                 Ok(length) => receiver.push(&buffer[..length]),
             }
@@ -227,6 +234,7 @@ impl Agent {
 
     fn take(&mut self, message: Incoming<ToAgent>) {
         match message {
+            Incoming::Control(ToAgent::Hello { .. }) if self.forgets => self.forgets = false,
             Incoming::Control(ToAgent::Hello { .. }) => {
                 let version = if self.fault == Fault::Old {
                     VERSION + 1

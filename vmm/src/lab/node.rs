@@ -22,6 +22,11 @@ use crate::sanitize;
 
 /// Between two attempts to connect to an engine that is starting.
 const RETRY: Duration = Duration::from_millis(10);
+/// What the guest of a former lab process may take to notice that its host is another: until then its agent may take what the new
+/// one says for the old one's, and forget it.
+const CHANGE_OF_HOST: Duration = Duration::from_millis(100);
+/// An agent that has not answered by then has forgotten.
+const ANSWER: Duration = Duration::from_secs(1);
 /// How long after its agent broke off a guest's end may take to be known.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 /// What a readiness condition may take beyond its own time-out, which the agent enforces.
@@ -350,7 +355,7 @@ impl Run {
             node.boot = BootTimes::default();
             node.message = None;
         });
-        self.see_through(guest, turn.ok()).await
+        self.see_through(guest, turn.ok(), false).await
     }
 
     /// The rest of a boot that another lab process has begun.
@@ -364,7 +369,7 @@ impl Run {
         } = &self.machine.spec;
         let fabric = ground::fabric(&self.lab);
         match engine.adopt(config, carriers.clone(), process, fabric) {
-            Ok(guest) => self.see_through(guest, None).await,
+            Ok(guest) => self.see_through(guest, None, true).await,
             Err(error) => {
                 self.lab.janitor().forget(pid);
                 Outcome::Failed(error.to_string())
@@ -372,15 +377,18 @@ impl Run {
         }
     }
 
-    /// Attends a guest to its end.
+    /// Attends a guest to its end; it may have had another host before this one.
     async fn see_through(
         &mut self,
         mut guest: Guest,
         turn: Option<OwnedSemaphorePermit>,
+        had_another: bool,
     ) -> Outcome {
         let (pid, console) = (guest.pid, Some(guest.console.clone()));
         self.lab.state.set_console(self.name(), console);
-        let outcome = self.attend(&mut guest, Instant::now(), turn).await;
+        let outcome = self
+            .attend(&mut guest, Instant::now(), turn, had_another)
+            .await;
         if !matches!(outcome, Outcome::Ended(_)) {
             guest.kill();
             let _ = (&mut guest.ended).await;
@@ -394,6 +402,7 @@ impl Run {
         guest: &mut Guest,
         started: Instant,
         turn: Option<OwnedSemaphorePermit>,
+        had_another: bool,
     ) -> Outcome {
         let mut stop = self.stop.clone();
         let (state, name) = (self.lab.state.clone(), self.name().to_owned());
@@ -401,7 +410,7 @@ impl Run {
         // Taken out, as the work below holds the rest.
         let mut orders = std::mem::replace(&mut self.machine.orders, mpsc::channel(1).1);
         let outcome = {
-            let agent = self.follow_agent(started, turn);
+            let agent = self.follow_agent(started, turn, had_another);
             tokio::pin!(agent);
             let mut control = Control::new(guest.pid, state, name);
             loop {
@@ -443,6 +452,7 @@ impl Run {
         &mut self,
         started: Instant,
         turn: Option<OwnedSemaphorePermit>,
+        had_another: bool,
     ) -> AgentFailure {
         let mut phase = "start its agent";
         // One that was paused when its lab was taken over says nothing until it is resumed.
@@ -460,7 +470,11 @@ impl Run {
         let (agent, connection) = Agent::open(socket, sender);
         let mut connection = tokio::spawn(connection);
         let version = agent_protocol::VERSION;
+        if had_another {
+            tokio::time::sleep(CHANGE_OF_HOST).await;
+        }
         agent.send(&ToAgent::Hello { version }).await;
+        let mut greet_again = had_another.then(|| Instant::now() + ANSWER);
 
         let mut turn = turn;
         let mut deadline = deadline;
@@ -473,7 +487,16 @@ impl Run {
                     connection.abort();
                     return self.silent(phase);
                 }
+                () = until(greet_again) => {
+                    greet_again = Some(Instant::now() + ANSWER);
+                    // What is paused would have to answer each of them.
+                    if state_of(&self.lab.state, self.name()) != NodeState::Paused {
+                        agent.send(&ToAgent::Hello { version }).await;
+                    }
+                    continue;
+                }
             };
+            greet_again = None;
             let elapsed = u64::try_from(started.elapsed().as_millis()).ok();
             let (state, name) = (&self.lab.state, &self.machine.spec.config.name);
             match message {

@@ -70,6 +70,19 @@ fn everything_goes_on_in_another_process() {
     place.assert_clean();
 }
 
+/// In a guest that is busy, the greeting can overtake the end of the former connection.
+#[test]
+fn an_agent_that_forgets_a_greeting_hears_another() {
+    let place = Place::with_faults("b=forget");
+    place.topology(TWO);
+    place.launch();
+    orphan(&place);
+    place.ok(&["adopt"]);
+    assert_eq!(place.ok(&["exec", "b", "--", "echo", "hello"]), "hello\n");
+    place.ok(&["stop"]);
+    place.assert_clean();
+}
+
 #[test]
 fn without_its_process_a_lab_can_be_listed_and_ended_and_nothing_else() {
     let place = kept();

@@ -53,6 +53,18 @@ impl<'w> Lab<'w> {
         Ok(seen.lines().map(str::parse).collect::<Result<_, _>>()?)
     }
 
+    /// The longest time in which no answer came to the `ping -D` that wrote `file` in a node.
+    pub fn longest_silence(&self, node: &str, file: &str) -> Result<Duration> {
+        let times = format!("sed -n 's/^\\[\\([0-9.]*\\)\\] .*icmp_seq=.*/\\1/p' {file}");
+        let answered = self.sh(node, &times)?;
+        let answered = answered.lines().map(|line| Ok(line.parse()?));
+        let answered = answered.collect::<Result<Vec<f64>>>()?;
+        let silences = answered.windows(2).map(|pair| pair[1] - pair[0]);
+        let longest = silences.max_by(f64::total_cmp);
+        let longest = longest.context("there are answers")?;
+        Ok(Duration::try_from_secs_f64(longest)?)
+    }
+
     /// More than `least` of them, each once and in order: nothing is lost.
     pub fn expect_every_ping(&self, node: &str, file: &str, least: usize) -> Result<()> {
         let seen = self.pings(node, file)?;

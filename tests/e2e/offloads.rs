@@ -31,11 +31,11 @@ pub fn on_and_off(world: &World) -> Result<()> {
             (format!("10.0.{n}.2"), false),
             (format!("fd00:{n}::2"), true),
         ] {
-            let mut arguments = vec!["iperf3", "-J", "-n", "3M", "-c", &address];
+            // Not more in flight than the receiver's report may lack: it ends with the sender's last word.
+            let mut arguments = vec!["iperf3", "-J", "-n", "3M", "-w", "256K", "-c", &address];
             arguments.extend(reverse.then_some("-R"));
             let report = iperf(&lab, &arguments).with_context(|| what.clone())?;
             let bytes = report["end"]["sum_received"]["bytes"].as_u64();
-            // The receiver's report leaves out what comes after the sender's last word.
             ensure!(bytes >= Some(2_000_000), "{what}: {report}");
             let again = report["end"]["sum_sent"]["retransmits"].as_u64();
             ensure!(

@@ -172,6 +172,37 @@ pub fn lab_killed(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// The lab notices when it next has something to tell its janitor, here of another process of `b`.
+pub fn janitor_killed(world: &World) -> Result<()> {
+    let count = times(100)?;
+    let lab = launch(world)?;
+    let who = neighbours(&lab)?;
+    let mut moments = Moments::new()?;
+    for _ in 0..count {
+        moments.wait(Duration::from_millis(500));
+        let killed = lab.janitor_pid()?;
+        kill(killed, Signal::KILL)?;
+        world
+            .vmm(&["node", "restart", "--lab", lab.name(), "b"])?
+            .success()?;
+        eventually(SOON, || {
+            ensure!(lab.janitor_pid()? != killed, "{killed} still");
+            Ok(())
+        })?;
+        answers(&lab, "a", "10.0.1.2")?;
+        ensure!(neighbours(&lab)? == who);
+    }
+    // The last of them knows all that the others knew.
+    kill(lab.pid()?, Signal::KILL)?;
+    world.expect_nothing_left()?;
+    held(
+        "kill -9 of the janitor under traffic: another knows what it knew",
+        count.into(),
+        None,
+    );
+    Ok(())
+}
+
 pub fn lab_adopted(world: &World) -> Result<()> {
     let count = times(100)?;
     let text = LAB.replacen('{', "{\"orphaned\": \"keep\",", 1);

@@ -17,6 +17,11 @@ fn main() -> ExitCode {
         case("faults::switch_killed", Engine::Qemu, faults::switch_killed),
         case("faults::node_killed", Engine::Qemu, faults::node_killed),
         case("faults::lab_killed", Engine::Qemu, faults::lab_killed),
+        case(
+            "faults::janitor_killed",
+            Engine::Qemu,
+            faults::janitor_killed,
+        ),
         case("faults::lab_adopted", Engine::Qemu, faults::lab_adopted),
         case("faults::stopped", Engine::Qemu, faults::stopped),
         case("launches::in_a_row", Engine::Container, launches::in_a_row),

@@ -213,6 +213,16 @@ impl<'w> Lab<'w> {
         )?)
     }
 
+    /// The process of the lab that ends what is left when the lab's own is killed.
+    pub fn janitor_pid(&self) -> Result<u32> {
+        let is_janitor = |process: &Process| {
+            let line = std::fs::read(format!("/proc/{}/cmdline", process.pid));
+            line.is_ok_and(|line| line.split(|byte| *byte == 0).any(|arg| arg == b"janitor"))
+        };
+        let janitor = self.processes()?.into_iter().find(is_janitor);
+        Ok(janitor.context("no janitor")?.pid)
+    }
+
     /// The process of the lab that runs a node.
     pub fn node_pid(&self, node: &str) -> Result<u32> {
         let node = self.node(node)?;

@@ -90,12 +90,17 @@ impl Router {
 
     fn route(&self, gsi: u32, message: Message) -> Result<(), kvm_ioctls::Error> {
         let mut messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = &mut messages[(gsi - FIRST_MSI_GSI) as usize];
-        if *slot == Some(message) {
+        let index = (gsi - FIRST_MSI_GSI) as usize;
+        if messages[index] == Some(message) {
             return Ok(());
         }
-        *slot = Some(message);
-        self.install(&messages)
+        let before = messages[index].replace(message);
+        let installed = self.install(&messages);
+        if installed.is_err() {
+            // With it in the table KVM would refuse the routes of all other vectors, too.
+            messages[index] = before;
+        }
+        installed
     }
 
     /// Installs the IOAPIC's pins alone, before any device has a message.
@@ -183,5 +188,61 @@ impl Vector {
     /// Whether an interrupt waits for the vector to be unmasked.
     pub fn is_pending(&self) -> bool {
         !self.live && poll::is(&self.event, PollFlags::IN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Refuses a table as KVM does, with one bad message in it.
+    #[derive(Debug)]
+    struct Strict;
+
+    impl Wires for Strict {
+        fn set_routes(&self, routes: &KvmIrqRouting) -> Result<(), kvm_ioctls::Error> {
+            let bad = routes.as_slice().iter().any(|entry| {
+                // SAFETY: routes of this type have this member, and any bits are one.
+                entry.type_ == KVM_IRQ_ROUTING_MSI && unsafe { entry.u.msi }.address_hi & 0xff != 0
+            });
+            if bad {
+                return Err(kvm_ioctls::Error::new(libc::EINVAL));
+            }
+            Ok(())
+        }
+
+        fn connect(&self, _: &EventFd, _: u32) -> Result<(), kvm_ioctls::Error> {
+            Ok(())
+        }
+
+        fn disconnect(&self, _: &EventFd, _: u32) -> Result<(), kvm_ioctls::Error> {
+            Ok(())
+        }
+
+        fn doorbell(&self, _: &EventFd, _: u64) -> Result<(), kvm_ioctls::Error> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_message_that_kvm_refuses_is_of_that_vector_alone() {
+        let router = Router::new(Arc::new(Strict));
+        let [mut one, mut other] = [router.vector().unwrap(), router.vector().unwrap()];
+        let good = Message {
+            address: 0xfee0_0000,
+            data: 0x21,
+        };
+        let bad = Message {
+            address: 0xff_0000_0000,
+            data: 0x21,
+        };
+        // Nor is it taken for installed when it comes again.
+        for _ in 0..2 {
+            one.unmask(bad).unwrap_err();
+            assert!(!one.live);
+        }
+        other.unmask(good).unwrap();
+        one.unmask(good).unwrap();
+        assert!(one.live && other.live);
     }
 }

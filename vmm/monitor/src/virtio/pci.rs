@@ -340,7 +340,8 @@ impl VirtioPci {
             }
             return;
         }
-        let mut status = status;
+        // Only a reset takes a bit back (§2.1): a device that has started would otherwise not be told of its reset.
+        let mut status = self.status | status;
         if status & STATUS_FEATURES_OK != 0 && !self.features_acceptable() {
             status &= !STATUS_FEATURES_OK;
         }

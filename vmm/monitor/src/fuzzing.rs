@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
-use kvm_bindings::KvmIrqRouting;
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::interrupt::{Router, Wires};
+use crate::interrupt::Router;
 use crate::memory::{GuestMemory, allocate};
 use crate::pci::Bus;
+use crate::unheard::Unheard;
 use crate::virtio::VirtioDevice;
 use crate::virtio::blk::Blk;
 use crate::virtio::console::Console;
@@ -21,28 +21,6 @@ use crate::virtio::rng::Rng;
 
 /// Bytes of guest memory.
 pub const MEMORY: u64 = 2 << 20;
-
-/// A virtual machine that nobody runs.
-#[derive(Debug)]
-struct Unheard;
-
-impl Wires for Unheard {
-    fn set_routes(&self, _: &KvmIrqRouting) -> Result<(), kvm_ioctls::Error> {
-        Ok(())
-    }
-
-    fn connect(&self, _: &EventFd, _: u32) -> Result<(), kvm_ioctls::Error> {
-        Ok(())
-    }
-
-    fn disconnect(&self, _: &EventFd, _: u32) -> Result<(), kvm_ioctls::Error> {
-        Ok(())
-    }
-
-    fn doorbell(&self, _: &EventFd, _: u64) -> Result<(), kvm_ioctls::Error> {
-        Ok(())
-    }
-}
 
 type Devices = EventManager<Arc<Mutex<dyn MutEventSubscriber + Send>>>;
 

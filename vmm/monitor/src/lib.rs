@@ -29,6 +29,8 @@ mod pci;
 mod pio;
 mod poll;
 mod serial;
+#[cfg(any(test, feature = "fuzzing"))]
+mod unheard;
 mod vcpu;
 mod virtio;
 mod vm;

@@ -433,3 +433,72 @@ fn virtio_capability(kind: u8, offset: u64, len: u64, more: &[u8]) -> Vec<u8> {
     body.extend(more);
     body
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::memory::allocate;
+    use crate::unheard::Unheard;
+
+    const STATUS: u64 = COMMON + 0x14;
+
+    /// Counts how often it was started and reset.
+    #[derive(Debug, Default)]
+    struct Counts([u32; 2]);
+
+    impl VirtioDevice for Counts {
+        fn id(&self) -> u16 {
+            4
+        }
+
+        fn class(&self) -> u32 {
+            0
+        }
+
+        fn queue_sizes(&self) -> Vec<u16> {
+            vec![16]
+        }
+
+        fn features(&self) -> u64 {
+            0
+        }
+
+        fn config(&self) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn activate(&mut self, _: Activation) -> Result<(), String> {
+            self.0[0] += 1;
+            Ok(())
+        }
+
+        fn reset(&mut self) -> bool {
+            self.0[1] += 1;
+            true
+        }
+    }
+
+    #[test]
+    fn a_device_that_has_started_is_told_of_its_reset_whatever_was_written_before() {
+        let memory = allocate(1 << 20).unwrap();
+        let device = Arc::new(Mutex::new(Counts::default()));
+        let kicks = super::super::kicks(1).unwrap();
+        let router = Router::new(Arc::new(Unheard));
+        let mut pci = VirtioPci::new(0, Box::new(device.clone()), kicks, &memory, &router).unwrap();
+        for round in 1..=2 {
+            pci.write_bar(STATUS, &[STATUS_DRIVER_OK]);
+            // A bit that is taken back starts nothing anew, either.
+            for status in [1, STATUS_DRIVER_OK, 1] {
+                pci.write_bar(STATUS, &[status]);
+            }
+            assert_eq!(device.lock().unwrap().0, [round, round - 1]);
+            pci.write_bar(STATUS, &[0]);
+            assert_eq!(device.lock().unwrap().0, [round, round]);
+            let mut status = [0xff];
+            pci.read_bar(STATUS, &mut status);
+            assert_eq!(status, [0]);
+        }
+    }
+}
